@@ -5,9 +5,9 @@
 
 use std::ops::Range;
 
+use object::LittleEndian;
 use object::elf::{self, FileHeader64};
 use object::read::elf::{FileHeader, NoteIterator, ProgramHeader, SectionHeader};
-use object::{LittleEndian, U64};
 
 use super::error::ImageError;
 use super::placement::HIGH_START;
@@ -154,11 +154,7 @@ fn pvh_entry(
         let range = range_in(image, header.p_offset(LittleEndian), header.p_filesz(LittleEndian))?;
         let notes = image.get(range).unwrap_or_default();
         // Linux aligns its notes to four bytes, whatever the segment's own alignment is.
-        let Ok(notes) = NoteIterator::<Header>::new(
-            LittleEndian,
-            U64::new(LittleEndian, 4).get(LittleEndian),
-            notes,
-        ) else {
+        let Ok(notes) = NoteIterator::<Header>::new(LittleEndian, 4, notes) else {
             continue;
         };
         for note in notes {

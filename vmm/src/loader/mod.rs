@@ -16,6 +16,8 @@ pub mod image;
 pub mod placement;
 pub mod pvh;
 #[cfg(test)]
+mod real_kernel;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
