@@ -15,7 +15,7 @@ use super::error::{ImageError, LoaderError};
 pub const KERNEL_FILE_BYTES_MAX: u64 = 1 << 30;
 
 const SECTOR_BYTES: u64 = 512;
-/// `setup_sects` that a kernel writes as 0 for hysterical raisins means this.
+/// What a `setup_sects` of 0 stands for, by the boot protocol.
 const SETUP_SECTORS_DEFAULT: u64 = 4;
 /// Boot protocol that brought `payload_offset` and `payload_length`.
 const PAYLOAD_PROTOCOL: u16 = 0x0208;
@@ -72,13 +72,12 @@ pub fn elf_of(file: &[u8]) -> Result<Cow<'_, [u8]>, ImageError> {
     }
     let truncated =
         |needed_bytes| ImageError::Truncated { needed_bytes, present_bytes: file.len() as u64 };
-    let header_end = truncated(PAYLOAD_LENGTH_OFFSET as u64 + 4);
-    let version = field(file, VERSION_OFFSET).map(u16::from_le_bytes).ok_or(header_end)?;
+    let header_end = || truncated(PAYLOAD_LENGTH_OFFSET as u64 + 4);
+    let long = |offset| field(file, offset).map(u32::from_le_bytes).map(u64::from);
+    let version = field(file, VERSION_OFFSET).map(u16::from_le_bytes).ok_or_else(header_end)?;
     if version < PAYLOAD_PROTOCOL {
         return Err(ImageError::OldBootProtocol { version });
     }
-    let header_end = || truncated(PAYLOAD_LENGTH_OFFSET as u64 + 4);
-    let long = |offset| field(file, offset).map(u32::from_le_bytes).map(u64::from);
     let offset = long(PAYLOAD_OFFSET_OFFSET).ok_or_else(header_end)?;
     let length = long(PAYLOAD_LENGTH_OFFSET).ok_or_else(header_end)?;
     let sectors = match file.get(SETUP_SECTORS_OFFSET) {
