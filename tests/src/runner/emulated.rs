@@ -93,7 +93,10 @@ impl Emulation<'_> {
             .arg(cache.vmlinux())
             .arg("-initrd")
             .arg(initramfs)
-            .args(["-append", "console=ttyS0 quiet nohz=off mitigations=off panic=-1 oops=panic"])
+            .args([
+                "-append",
+                "console=ttyS0 quiet nohz=off mitigations=off panic=-1 oops=panic ipv6.disable=1",
+            ])
             .args(["-fsdev", "local,id=outer,path=/,security_model=passthrough,multidevs=remap"])
             .args(["-device", "virtio-9p-pci,fsdev=outer,mount_tag=outer"])
             .args(["-netdev", &format!("tap,id=net,ifname={tap},script=no,downscript=no")])
@@ -113,7 +116,7 @@ impl Emulation<'_> {
 
     fn initramfs(&self, cache: &Cache) -> Result<Vec<u8>> {
         let busybox = std::fs::read(cache.busybox()).context("cannot read busybox")?;
-        let modules = ModuleTree::open(&cache.modules())?.closure(&MODULES)?;
+        let mut modules = ModuleTree::open(&cache.modules())?.closure(&MODULES)?;
         let mut archive = Archive::new();
         for folder in ["bin", "dev", "proc", "sys", "modules", "outer", "kept"] {
             archive.folder(folder);
@@ -124,7 +127,8 @@ impl Emulation<'_> {
             archive.link(&format!("bin/{tool}"), "busybox");
         }
         let mut names = Vec::new();
-        for module in &modules {
+        for module in &mut modules {
+            module.strip_signature();
             archive.file(&format!("modules/{}.ko", module.name), &module.content);
             names.push(module.name.as_str());
         }
