@@ -81,7 +81,7 @@ impl Blueprint {
     pub fn build(&mut self, kvm: &Kvm, cpuid: &Cpuid) -> Result<Machine, Error> {
         let memory = memory(self.config.memory.size)?;
         let mut machine =
-            Machine::new(kvm, memory, cpuid, self.platform(), self.functions())?;
+            Machine::new(kvm, memory, cpuid, self.platform(), self.functions()?)?;
         self.rebuild(&mut machine)?;
         Ok(machine)
     }
@@ -93,7 +93,7 @@ impl Blueprint {
         })
     }
 
-    fn functions(&self) -> Vec<VirtioPci> {
+    fn functions(&self) -> Result<Vec<VirtioPci>, Error> {
         slots(&self.config)
             .into_iter()
             .enumerate()
@@ -101,12 +101,12 @@ impl Blueprint {
             .collect()
     }
 
-    fn function(&self, index: u16, slot: Slot) -> VirtioPci {
+    fn function(&self, index: u16, slot: Slot) -> Result<VirtioPci, Error> {
         let number = index as u8 + 1;
-        let pci = PciSlot { device: number, bar_address: layout::bar_address(number) };
-        match slot {
-            Slot::Console => VirtioPci::new_console(index, pci),
-            Slot::Rng => VirtioPci::new_rng(index, pci),
+        let pci = PciSlot { number, bar_address: layout::bar_address(number) };
+        Ok(match slot {
+            Slot::Console => VirtioPci::new_console(index, pci)?,
+            Slot::Rng => VirtioPci::new_rng(index, pci)?,
             Slot::Disk(place) => {
                 let disk = &self.config.disks()[place];
                 let config = BlockConfig {
@@ -114,14 +114,14 @@ impl Blueprint {
                     read_only: disk.readonly,
                     serial: disk.serial.clone().or(disk.id.clone()).unwrap_or_default(),
                 };
-                VirtioPci::new_block(index, config, pci)
+                VirtioPci::new_block(index, config, pci)?
             }
             Slot::Net(place) => {
                 let net = &self.config.nets()[place];
-                let mac = net.mac.map(|mac| mac.octets()).unwrap_or_default();
-                VirtioPci::new_net(index, NetModel { mac, mtu: net.mtu }, pci)
+                let mac = net.mac.map(|mac| mac.bytes()).unwrap_or_default();
+                VirtioPci::new_net(index, NetModel { mac, mtu: net.mtu }, pci)?
             }
-        }
+        })
     }
 
     fn load(&self, memory: &GuestMemory) -> Result<loader::Loaded, Error> {
@@ -160,7 +160,7 @@ impl Rebuild for Blueprint {
             loaded.tsc_sites.rdtsc,
             loaded.tsc_sites.rdtscp
         );
-        machine.reset(self.platform(), self.functions());
+        machine.reset(self.platform(), self.functions()?);
         machine.vcpu.set_pvh_entry(loaded.entry, loaded.start_info)?;
         Ok(())
     }

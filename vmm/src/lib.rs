@@ -19,6 +19,7 @@ pub mod engine;
 pub mod error;
 pub mod loader;
 pub mod logfile;
+pub mod logger;
 pub mod machine;
 pub mod replica;
 pub mod shell;

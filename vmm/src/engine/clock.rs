@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use ft::{Input, Moment, Recorder};
+use ft::{Input, Recorder};
 
 use super::replaying::Replaying;
 use crate::devices::Clock;
@@ -47,8 +47,8 @@ impl LiveClock {
 /// The clock that device models ask while an exit is handled.
 pub(super) enum Time<'a> {
     Live(&'a LiveClock),
-    Recording(&'a LiveClock, &'a mut Recorder, Moment),
-    Replaying(&'a mut Replaying, Moment),
+    Recording(&'a LiveClock, &'a mut Recorder, u64),
+    Replaying(&'a mut Replaying, u64),
 }
 
 impl Clock for Time<'_> {

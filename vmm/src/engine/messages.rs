@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ft::recorder::Noted;
-use ft::{Chunk, EndReason, Input, Moment, Output, Trail};
+use ft::{Chunk, EndReason, Input, Output, Trail};
 use hypervisor::{Kicker, monotonic_ns};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -60,7 +60,7 @@ pub type Inspect = Box<dyn FnOnce(&Inspection) + Send>;
 #[derive(Clone, Copy, Debug)]
 pub struct Inspection {
     /// The current moment.
-    pub moment: Moment,
+    pub moment: u64,
     /// Machine time in ns.
     pub now_ns: u64,
     /// Deltas taken or applied.
@@ -73,7 +73,7 @@ pub struct Inspection {
 #[derive(Clone, Debug)]
 pub struct DivergenceReport {
     /// The first moment that differs.
-    pub moment: Moment,
+    pub moment: u64,
     /// A report for people: what differs, both states, the guest's instruction.
     pub text: String,
 }
@@ -108,7 +108,7 @@ pub enum Report {
         /// The chunk's number.
         number: u64,
         /// Where the machine is now.
-        moment: Moment,
+        moment: u64,
         /// Machine time of the last input replayed, ns.
         now_ns: u64,
         /// All outputs so far.
@@ -122,9 +122,9 @@ pub enum Report {
     /// The log that is replayed ended on purpose.
     LogEnd(EndReason),
     /// Everything in hand was replayed.
-    Drained(Moment),
+    Drained(u64),
     /// The machine is live.
-    Live(Moment),
+    Live(u64),
     /// Replay and record differ.
     Diverged(DivergenceReport),
     /// The guest was reset.
@@ -134,7 +134,7 @@ pub enum Report {
     /// The guest goes on.
     Resumed,
     /// The log was ended for a planned move; the machine stands still.
-    HandedOver(Moment),
+    HandedOver(u64),
     /// The engine's thread ends.
     Ended(Ended),
 }

@@ -4,7 +4,7 @@
 //! not own the cursor over the log (`ft::Replay`).
 
 use ft::recorder::Noted;
-use ft::{Chunk, Divergence, Input, Moment, Page, Replay, Start, Step};
+use ft::{Chunk, Divergence, Input, Page, Replay, Start, Step};
 use hypervisor::{Exit, VcpuState};
 
 use super::messages::{DivergenceReport, Ended, Message, Report};
@@ -39,7 +39,7 @@ impl Replaying {
 
     /// The time that the primary's exit handler read at `moment`. After a difference any answer
     /// will do: nothing that follows counts.
-    pub(super) fn take_time(&mut self, moment: Moment) -> u64 {
+    pub(super) fn take_time(&mut self, moment: u64) -> u64 {
         match self.replay.take_time(moment) {
             Ok(now_ns) => self.now_ns = now_ns,
             Err(divergence) => self.differs(&divergence),
@@ -254,7 +254,7 @@ impl Engine {
         self.clock.start();
         self.reports.send(Report::Live(self.machine.moment()));
         let outputs: Vec<_> =
-            self.machine.open_requests().into_iter().map(|o| (Noted::default(), o)).collect();
+            self.machine.standing_outputs().into_iter().map(|o| (Noted::default(), o)).collect();
         self.reports.send(Report::Emission { chunks: Vec::new(), outputs });
     }
 }

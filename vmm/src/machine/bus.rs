@@ -4,7 +4,7 @@
 //! own addresses (`crate::board`) or any register.
 
 use ft::{BlockOp, Output};
-use virtio_devices::{BlockKind, Effect};
+use virtio_devices::{BlockKind, Effect, VirtioPci};
 
 use super::{Machine, Next};
 use crate::devices::{Clock, Effect as PlatformEffect};
@@ -12,7 +12,7 @@ use crate::devices::{Clock, Effect as PlatformEffect};
 impl Machine {
     pub(super) fn io_read(&mut self, port: u16, data: &mut [u8], clock: &mut dyn Clock) {
         if let Some((slot, offset)) = self.platform.pci_target(port, data.len()) {
-            match self.function(slot) {
+            match slot_index(slot).and_then(|index| self.virtio.get_mut(index)) {
                 Some(function) => function.config_read(offset, data),
                 None => data.fill(0xff),
             }
@@ -23,8 +23,10 @@ impl Machine {
 
     pub(super) fn io_write(&mut self, port: u16, data: &[u8], clock: &mut dyn Clock) -> Next {
         if let Some((slot, offset)) = self.platform.pci_target(port, data.len()) {
-            if let Some(function) = self.function(slot) {
-                function.config_write(offset, data);
+            if let Some(index) = slot_index(slot).filter(|index| *index < self.virtio.len()) {
+                self.with_device(index, |device, memory, effects| {
+                    device.config_write(memory, offset, data, effects);
+                });
             }
             return Next::Run;
         }
@@ -79,27 +81,22 @@ impl Machine {
     fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Msi { address, data } => self.platform.msi(address, data),
-            Effect::Packet { device, bytes } => {
-                self.outputs.push(Output::Packet { device, bytes });
-            }
-            Effect::NetOffloads { device, offloads } => {
-                self.outputs.push(Output::NetOffloads { device, offloads });
-            }
-            Effect::Block { device, request } => {
-                let op = match request.kind {
-                    BlockKind::Read { sector, length } => BlockOp::Read { sector, length },
-                    BlockKind::Write { sector, data } => BlockOp::Write { sector, data },
-                    BlockKind::Flush => BlockOp::Flush,
-                };
-                self.outputs.push(Output::Block { device, token: request.token, op });
-            }
-            Effect::Console { device, bytes } => {
-                self.outputs.push(Output::Console { device, bytes });
-            }
-            Effect::Entropy { device, length } => {
-                self.outputs.push(Output::Entropy { device, length });
-            }
+            Effect::Packet { .. }
+            | Effect::NetOffloads { .. }
+            | Effect::Block { .. }
+            | Effect::Console { .. }
+            | Effect::Entropy { .. } => self.outputs.extend(output(effect)),
         }
+    }
+
+    /// What a new shell has to do to take the place of one that is gone: requests of the guest
+    /// that have no answer yet, and how its back ends are to behave.
+    pub fn standing_outputs(&self) -> Vec<Output> {
+        self.virtio
+            .iter()
+            .flat_map(VirtioPci::standing_effects)
+            .filter_map(output)
+            .collect()
     }
 
     fn carry_out_platform(&mut self, effects: Vec<PlatformEffect>) -> Next {
@@ -123,10 +120,6 @@ impl Machine {
         }
     }
 
-    fn function(&mut self, slot: u8) -> Option<&mut virtio_devices::VirtioPci> {
-        self.virtio.get_mut(usize::from(slot.checked_sub(1)?))
-    }
-
     /// The virtio function whose BAR holds the whole access, and the offset into it.
     fn function_at(&self, address: u64, length: usize) -> Option<(usize, u64)> {
         self.virtio.iter().enumerate().find_map(|(index, function)| {
@@ -135,4 +128,28 @@ impl Machine {
             (offset.checked_add(length as u64)? <= size).then_some((index, offset))
         })
     }
+}
+
+/// The output that an effect asks for; an interrupt stays inside the machine.
+fn output(effect: Effect) -> Option<Output> {
+    Some(match effect {
+        Effect::Msi { .. } => return None,
+        Effect::Packet { device, bytes } => Output::Packet { device, bytes },
+        Effect::NetOffloads { device, offloads } => Output::NetOffloads { device, offloads },
+        Effect::Block { device, request } => {
+            let op = match request.kind {
+                BlockKind::Read { sector, length } => BlockOp::Read { sector, length },
+                BlockKind::Write { sector, data } => BlockOp::Write { sector, data },
+                BlockKind::Flush => BlockOp::Flush,
+            };
+            Output::Block { device, token: request.token, op }
+        }
+        Effect::Console { device, bytes } => Output::Console { device, bytes },
+        Effect::Entropy { device, length } => Output::Entropy { device, length },
+    })
+}
+
+/// The place of a PCI slot's function; slot 0 is the host bridge.
+fn slot_index(slot: u8) -> Option<usize> {
+    slot.checked_sub(1).map(usize::from)
 }

@@ -21,7 +21,7 @@ impl Machine {
                 });
             }
             Input::BlockDone { device, token, status, data } => {
-                let status = BlockStatus::from(*status);
+                let status = status_of(*status);
                 self.on_device(*device, |d, m, e| d.complete(m, *token, status, data, e));
             }
             Input::Console { device, bytes } => {
@@ -49,9 +49,11 @@ impl Machine {
             Input::Packet { device, bytes } => self
                 .virtio
                 .get(usize::from(*device))
-                .is_none_or(|d| d.can_receive(&self.memory, bytes.len())),
+                .is_none_or(|d| d.can_receive_packet(&self.memory, bytes.len())),
             Input::Console { device, .. } => {
-                self.virtio.get(usize::from(*device)).is_none_or(|d| d.console_room(&self.memory))
+                self.virtio
+                    .get(usize::from(*device))
+                    .is_none_or(|d| d.can_take_console_input(&self.memory))
             }
             Input::Serial { bytes } => self.platform.serial_room() >= bytes.len(),
             Input::TimeRead { .. }
@@ -77,5 +79,22 @@ impl Machine {
         if index < self.virtio.len() {
             self.with_device(index, call);
         }
+    }
+}
+
+/// How a disk request ended, as the log's byte. What nobody writes is a failure.
+pub fn status_byte(status: BlockStatus) -> u8 {
+    match status {
+        BlockStatus::Ok => 0,
+        BlockStatus::IoError => 1,
+        BlockStatus::Unsupported => 2,
+    }
+}
+
+fn status_of(byte: u8) -> BlockStatus {
+    match byte {
+        0 => BlockStatus::Ok,
+        2 => BlockStatus::Unsupported,
+        _ => BlockStatus::IoError,
     }
 }

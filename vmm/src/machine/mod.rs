@@ -13,10 +13,11 @@ mod memory;
 mod state;
 
 pub use exit::Next;
+pub use input::status_byte;
 pub use memory::{content_pages, memory_digest, page_at, write_pages};
 pub use state::{MachineState, StateDigest};
 
-use ft::{Moment, Output};
+use ft::Output;
 use hypervisor::{Cpuid, Exit, GuestMemory, Kvm, Vcpu, VcpuState, Vm};
 use virtio_devices::VirtioPci;
 
@@ -32,7 +33,7 @@ pub struct Machine {
     /// PCI functions in slot order: slot 1 is the first.
     pub(crate) virtio: Vec<VirtioPci>,
     /// Logical time: deterministic exits taken so far.
-    pub(crate) moment: Moment,
+    pub(crate) moment: u64,
     /// The guest executed HLT and no interrupt has ended that yet.
     pub(crate) halted: bool,
     /// Outputs produced since the last [`Machine::take_outputs`].
@@ -70,7 +71,7 @@ impl Machine {
     }
 
     /// The current moment.
-    pub fn moment(&self) -> Moment {
+    pub fn moment(&self) -> u64 {
         self.moment
     }
 
@@ -116,6 +117,11 @@ impl Machine {
         let exit = self.vcpu.run()?;
         self.platform.set_tpr(self.vcpu.tpr());
         Ok(exit)
+    }
+
+    /// The guest's next instruction, for reports.
+    pub fn instruction_text(&self) -> String {
+        self.vcpu.instruction_text(&self.memory)
     }
 
     /// Takes the outputs produced so far, oldest first.

@@ -7,19 +7,23 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use ft::{BlockOp, Input, Output};
-use virtio_devices::backend::{BlockBackend, DiskWorker, FileDisk, NetBackend, Tap};
-use virtio_devices::{BlockKind, BlockRequest, NET_PACKET_BYTES_MAX};
+use virtio_devices::backend::announcement::announcement;
+use virtio_devices::backend::file::FileDisk;
+use virtio_devices::backend::tap::Tap;
+use virtio_devices::backend::worker::DiskWorker;
+use virtio_devices::backend::{BlockBackend, NetBackend};
+use virtio_devices::{BlockKind, BlockRequest};
 
-use super::announce::reverse_arp;
 use super::console::{Console, RawTerminal};
 use super::poller::{Interest, Poller, Source};
 use crate::build::{Slot, slots};
 use crate::config::{ConsoleMode, NetConfig, VmConfig};
 use crate::engine::{EngineHandle, Message};
 use crate::error::Error;
+use crate::machine::status_byte;
 
 /// Packets read from one tap before the others have their turn.
 const PACKETS_A_TURN: usize = 64;
@@ -46,7 +50,7 @@ pub fn disk_capacities(config: &VmConfig) -> Result<Vec<u64>, Error> {
         .iter()
         .map(|disk| {
             let path = disk.path.clone().unwrap_or_default();
-            Ok(FileDisk::probe(&path, disk.readonly)?.capacity_sectors())
+            Ok(FileDisk::open(&path, disk.readonly, false)?.capacity_sectors())
         })
         .collect()
 }
@@ -59,7 +63,6 @@ pub struct World {
     serial: Console,
     entropy: File,
     engine: EngineHandle,
-    packet: Vec<u8>,
     _terminal: Option<RawTerminal>,
 }
 
@@ -93,8 +96,7 @@ impl World {
         let serial = Console::open(&config.serial)?;
         let tty = [config.serial.mode, config.console.mode].contains(&ConsoleMode::Tty);
         let terminal = tty.then(RawTerminal::enter).flatten();
-        let packet = vec![0; NET_PACKET_BYTES_MAX];
-        Ok(Self { ports, disks, console, serial, entropy, engine, packet, _terminal: terminal })
+        Ok(Self { ports, disks, console, serial, entropy, engine, _terminal: terminal })
     }
 
     /// Watches everything that can bring inputs. What piled up in the taps before is of another
@@ -104,8 +106,8 @@ impl World {
     /// A descriptor cannot be watched.
     pub fn watch(&mut self, poller: &Poller) -> Result<(), Error> {
         for (index, port) in &mut self.ports {
-            while matches!(port.tap.receive(&mut self.packet), Ok(Some(_))) {}
-            poller.watch(port.tap.as_raw_fd(), Source::Tap(*index), Interest::Read)?;
+            while matches!(port.tap.receive(), Ok(Some(_))) {}
+            poller.watch(port.tap.as_fd().as_raw_fd(), Source::Tap(*index), Interest::Read)?;
         }
         for (fd, source) in self.inputs() {
             // A plain file as standard input cannot be watched, and has no keys to give.
@@ -119,7 +121,7 @@ impl World {
     /// Stops watching.
     pub fn forget(&self, poller: &Poller) {
         for port in self.ports.values() {
-            poller.forget(port.tap.as_raw_fd());
+            poller.forget(port.tap.as_fd().as_raw_fd());
         }
         for (fd, _) in self.inputs() {
             poller.forget(fd);
@@ -144,12 +146,12 @@ impl World {
         for _ in 0..PACKETS_A_TURN {
             if self.engine.packets_waiting() >= PACKETS_WAITING_MOST {
                 port.suspended = true;
-                poller.watch(port.tap.as_raw_fd(), Source::Tap(index), Interest::Nothing)?;
+                poller.watch(port.tap.as_fd().as_raw_fd(), Source::Tap(index), Interest::Nothing)?;
                 break;
             }
-            match port.tap.receive(&mut self.packet) {
-                Ok(Some(length)) => {
-                    let bytes = self.packet[..length].to_vec();
+            match port.tap.receive() {
+                Ok(Some(packet)) => {
+                    let bytes = packet.to_vec();
                     self.engine.send(Message::Input(Input::Packet { device: index, bytes }));
                 }
                 Ok(None) => break,
@@ -172,7 +174,7 @@ impl World {
         }
         for (index, port) in &mut self.ports {
             if std::mem::take(&mut port.suspended) {
-                poller.watch(port.tap.as_raw_fd(), Source::Tap(*index), Interest::Read)?;
+                poller.watch(port.tap.as_fd().as_raw_fd(), Source::Tap(*index), Interest::Read)?;
             }
         }
         Ok(())
@@ -238,8 +240,10 @@ impl World {
             BlockOp::Write { sector, data } => BlockKind::Write { sector, data },
             BlockOp::Flush => BlockKind::Flush,
         };
-        if let Some(disk) = self.disks.get(&device) {
-            disk.submit(BlockRequest { token, kind });
+        if let Some(disk) = self.disks.get(&device)
+            && let Err(error) = disk.submit(BlockRequest { token, kind })
+        {
+            log::error!("a disk request is lost: {error}");
         }
     }
 
@@ -256,7 +260,7 @@ impl World {
     /// Tells the network and the guest that this VM lives here now.
     pub fn announce(&mut self) {
         for (index, port) in &mut self.ports {
-            if let Err(error) = port.tap.send(&reverse_arp(port.mac)) {
+            if let Err(error) = port.tap.send(&announcement(port.mac)) {
                 log::warn!("the guest's MAC cannot be announced: {error}");
             }
             self.engine.send(Message::Input(Input::Announce { device: *index }));
@@ -265,17 +269,21 @@ impl World {
 
     /// Waits until every disk request that was submitted has ended.
     pub fn drain(&mut self) {
-        for disk in self.disks.values_mut() {
+        for disk in self.disks.values() {
             disk.drain();
         }
     }
 }
 
 fn open_port(config: &NetConfig) -> Result<Port, Error> {
-    let tap = Tap::open(config.tap.as_deref(), config.ip, config.mask)?;
+    let tap = Tap::open(config.tap.as_deref())?;
+    if let (Some(address), Some(mask)) = (config.ip, config.mask) {
+        tap.set_address(address, mask)?;
+    }
+    tap.bring_up()?;
     Ok(Port {
         tap,
-        mac: config.mac.map(|mac| mac.octets()).unwrap_or_default(),
+        mac: config.mac.map(|mac| mac.bytes()).unwrap_or_default(),
         suspended: false,
     })
 }
@@ -289,8 +297,9 @@ fn open_disk(
     let disk = &config.disks()[place];
     let path = disk.path.clone().unwrap_or_default();
     let file = FileDisk::open(&path, disk.readonly, disk.direct)?;
+    file.lock()?;
     Ok(DiskWorker::spawn(file, move |token, status, data| {
-        let status = status.into();
+        let status = status_byte(status);
         engine.send(Message::Input(Input::BlockDone { device, token, status, data }));
     })?)
 }
