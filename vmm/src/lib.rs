@@ -1,1 +1,4 @@
 //! placeholder
+
+pub mod board;
+pub mod devices;
