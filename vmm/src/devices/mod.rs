@@ -8,6 +8,7 @@
 //! Not here: virtio (crate `virtio-devices`) and the addresses of things (`board::layout`).
 
 mod acpi_pm;
+mod bus;
 mod calendar;
 mod ioapic;
 mod lapic;
