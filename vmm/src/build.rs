@@ -9,12 +9,13 @@ use hypervisor::{Cpuid, GuestMemory, Kvm, VcpuState};
 use virtio_devices::{BlockConfig, NetConfig as NetModel, PciSlot, VirtioPci};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
-use crate::board::{acpi, layout};
+use crate::board::acpi::{AcpiConfig, write_acpi};
+use crate::board::layout;
 use crate::config::{ConsoleMode, VmConfig};
 use crate::devices::{Platform, PlatformConfig};
 use crate::engine::Rebuild;
 use crate::error::Error;
-use crate::loader::{self, LoadOptions, LoadRequest};
+use crate::loader::{self, LoadOptions, LoadRequest, MemoryKind, MemoryMapEntry};
 use crate::machine::Machine;
 
 /// What sits in a PCI slot. The place in [`slots`]' list is the device's index everywhere.
@@ -103,7 +104,7 @@ impl Blueprint {
 
     fn function(&self, index: u16, slot: Slot) -> Result<VirtioPci, Error> {
         let number = index as u8 + 1;
-        let pci = PciSlot { number, bar_address: layout::bar_address(number) };
+        let pci = PciSlot { number, bar_address: layout::bar_address(number) as u32 };
         Ok(match slot {
             Slot::Console => VirtioPci::new_console(index, pci)?,
             Slot::Rng => VirtioPci::new_rng(index, pci)?,
@@ -125,7 +126,12 @@ impl Blueprint {
     }
 
     fn load(&self, memory: &GuestMemory) -> Result<loader::Loaded, Error> {
-        acpi::write(memory, 1)?;
+        let acpi =
+            AcpiConfig { cpus: 1, serial: self.config.serial.mode != ConsoleMode::Off };
+        write_acpi(memory, &acpi).map_err(|error| Error::Memory {
+            size: self.config.memory.size,
+            reason: error.to_string(),
+        })?;
         let payload = &self.config.payload;
         let kernel = payload
             .kernel
@@ -138,7 +144,7 @@ impl Blueprint {
                 initramfs: payload.initramfs.as_deref(),
                 cmdline: payload.cmdline.as_deref().unwrap_or_default(),
                 rsdp_address: layout::RSDP_ADDRESS,
-                memory_map: layout::memory_map(self.config.memory.size),
+                memory_map: memory_map(self.config.memory.size),
                 options: LoadOptions { rewrite_tsc: self.rewrite_tsc },
             },
         )?)
@@ -164,6 +170,21 @@ impl Rebuild for Blueprint {
         machine.vcpu.set_pvh_entry(loaded.entry, loaded.start_info)?;
         Ok(())
     }
+}
+
+/// The board's memory map in the loader's words.
+fn memory_map(size: u64) -> Vec<MemoryMapEntry> {
+    layout::memory_map(size)
+        .into_iter()
+        .map(|range| MemoryMapEntry {
+            start: range.address,
+            size: range.size,
+            kind: match range.kind {
+                layout::MemoryKind::Ram => MemoryKind::Ram,
+                layout::MemoryKind::Reserved => MemoryKind::Reserved,
+            },
+        })
+        .collect()
 }
 
 /// Makes all of guest RAM zero.

@@ -17,6 +17,7 @@ pub mod config;
 pub mod devices;
 pub mod engine;
 pub mod error;
+pub mod identity;
 pub mod loader;
 pub mod logfile;
 pub mod logger;

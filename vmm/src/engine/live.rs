@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use ft::Input;
-use ft::recorder::Noted;
 use hypervisor::{Exit, monotonic_ns};
 
-use super::messages::{Ended, Inspection, Message, Report};
+use super::messages::{Ended, Inspection, Message, NOT_LOGGED, Report};
 use super::{Engine, Mode};
 use crate::error::Error;
 
@@ -212,7 +211,7 @@ impl Engine {
             Mode::Live => {
                 let outputs = self.machine.take_outputs();
                 if !outputs.is_empty() {
-                    let outputs = outputs.into_iter().map(|o| (Noted::default(), o)).collect();
+                    let outputs = outputs.into_iter().map(|o| (NOT_LOGGED, o)).collect();
                     self.reports.send(Report::Emission { chunks: Vec::new(), outputs });
                 }
             }

@@ -15,6 +15,9 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::error::Error;
 
+/// Where an output stands that no log leads to.
+pub(super) const NOT_LOGGED: Noted = Noted { sequence: 0, chunk: 0 };
+
 /// Why a recording starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JoinKind {
@@ -133,6 +136,8 @@ pub enum Report {
     Paused,
     /// The guest goes on.
     Resumed,
+    /// A log begins with the state at this moment.
+    Recording(u64),
     /// The log was ended for a planned move; the machine stands still.
     HandedOver(u64),
     /// The engine's thread ends.

@@ -86,7 +86,9 @@ impl Engine {
         }));
         self.machine.vm.track_dirty(true)?;
         self.apply_pace();
-        self.record_everything()
+        self.record_everything()?;
+        self.reports.send(Report::Recording(self.machine.moment()));
+        Ok(())
     }
 
     /// Stops logging; with a reason, the log gets an end first.

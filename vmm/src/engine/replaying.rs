@@ -7,7 +7,7 @@ use ft::recorder::Noted;
 use ft::{Chunk, Divergence, Input, Page, Replay, Start, Step};
 use hypervisor::{Exit, VcpuState};
 
-use super::messages::{DivergenceReport, Ended, Message, Report};
+use super::messages::{DivergenceReport, Ended, Message, NOT_LOGGED, Report};
 use super::{Engine, LiveClock, Mode};
 use crate::error::Error;
 use crate::machine::{MachineState, memory_digest, write_pages};
@@ -254,7 +254,7 @@ impl Engine {
         self.clock.start();
         self.reports.send(Report::Live(self.machine.moment()));
         let outputs: Vec<_> =
-            self.machine.standing_outputs().into_iter().map(|o| (Noted::default(), o)).collect();
+            self.machine.standing_outputs().into_iter().map(|o| (NOT_LOGGED, o)).collect();
         self.reports.send(Report::Emission { chunks: Vec::new(), outputs });
     }
 }

@@ -11,7 +11,7 @@ use crate::devices::{Clock, Effect as PlatformEffect};
 
 impl Machine {
     pub(super) fn io_read(&mut self, port: u16, data: &mut [u8], clock: &mut dyn Clock) {
-        if let Some((slot, offset)) = self.platform.pci_target(port, data.len()) {
+        if let Some((slot, offset)) = self.pci_target(port, data.len()) {
             match slot_index(slot).and_then(|index| self.virtio.get_mut(index)) {
                 Some(function) => function.config_read(offset, data),
                 None => data.fill(0xff),
@@ -22,7 +22,7 @@ impl Machine {
     }
 
     pub(super) fn io_write(&mut self, port: u16, data: &[u8], clock: &mut dyn Clock) -> Next {
-        if let Some((slot, offset)) = self.platform.pci_target(port, data.len()) {
+        if let Some((slot, offset)) = self.pci_target(port, data.len()) {
             if let Some(index) = slot_index(slot).filter(|index| *index < self.virtio.len()) {
                 self.with_device(index, |device, memory, effects| {
                     device.config_write(memory, offset, data, effects);
@@ -57,6 +57,13 @@ impl Machine {
             });
         }
         Next::Run
+    }
+
+    /// The virtio function and register behind a data port of the PCI configuration mechanism.
+    /// Slot 0 is the host bridge, which the platform answers for.
+    fn pci_target(&self, port: u16, length: usize) -> Option<(u8, u16)> {
+        let target = self.platform.state.pci_host.decode(port, length)?;
+        (target.slot > 0 && target.function == 0).then_some((target.slot, target.offset.into()))
     }
 
     /// Calls one virtio function and carries out what it wants.

@@ -101,7 +101,7 @@ impl Machine {
     /// # Errors
     /// KVM failed to run the vCPU.
     pub fn run(&mut self) -> Result<Exit, Error> {
-        self.vcpu.set_tpr(self.platform.tpr());
+        self.vcpu.set_tpr(self.platform.tpr() >> 4);
         let mut window = false;
         if self.platform.pending_interrupt() {
             if self.vcpu.can_inject() {
@@ -115,8 +115,16 @@ impl Machine {
         }
         self.vcpu.request_window(window);
         let exit = self.vcpu.run()?;
-        self.platform.set_tpr(self.vcpu.tpr());
+        self.copy_task_priority();
         Ok(exit)
+    }
+
+    /// CR8 and the APIC's task priority register are two names for one thing.
+    fn copy_task_priority(&mut self) {
+        let priority = self.vcpu.tpr() << 4;
+        if priority != self.platform.tpr() & 0xf0 {
+            self.platform.set_tpr(priority);
+        }
     }
 
     /// The guest's next instruction, for reports.
@@ -162,7 +170,7 @@ impl Machine {
     /// KVM refused a part of the state.
     pub fn restore_vcpu(&mut self, state: &VcpuState) -> Result<(), Error> {
         self.vcpu.restore(state)?;
-        self.platform.set_tpr(self.vcpu.tpr());
+        self.copy_task_priority();
         Ok(())
     }
 }

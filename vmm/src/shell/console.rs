@@ -32,7 +32,10 @@ impl Console {
     /// The file cannot be created.
     pub fn open(config: &ConsoleConfig) -> Result<Self, Error> {
         Ok(match config.mode {
-            ConsoleMode::Off | ConsoleMode::Null => Self::Nothing,
+            // Validation has refused the last two.
+            ConsoleMode::Off | ConsoleMode::Null | ConsoleMode::Pty | ConsoleMode::Socket => {
+                Self::Nothing
+            }
             ConsoleMode::Tty => Self::Terminal,
             ConsoleMode::File => {
                 let path = config.file.clone().unwrap_or_default();

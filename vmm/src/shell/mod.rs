@@ -9,6 +9,7 @@ pub mod arbiter;
 mod console;
 mod events;
 mod lifecycle;
+mod logged;
 mod ordering;
 mod poller;
 mod protection;
@@ -75,6 +76,8 @@ pub struct Shell {
     statistics: Statistics,
     calls: Vec<(Awaits, ReplySender)>,
     outcome: Option<Outcome>,
+    /// Something that the user must hear of went wrong while the VM ran on.
+    failure: Option<String>,
 }
 
 impl Shell {
@@ -103,6 +106,7 @@ impl Shell {
             statistics: Statistics::default(),
             calls: Vec::new(),
             outcome: None,
+            failure: None,
         })
     }
 
@@ -118,8 +122,12 @@ impl Shell {
             }
             self.tick()?;
         }
+        self.end_protection();
         self.end_vm();
-        Ok(self.outcome.unwrap_or(Outcome::Well))
+        Ok(match (self.outcome, self.failure) {
+            (Some(Outcome::Well), Some(failure)) => Outcome::Badly(failure),
+            (outcome, _) => outcome.unwrap_or(Outcome::Well),
+        })
     }
 
     fn timeout_ms(&self) -> i32 {

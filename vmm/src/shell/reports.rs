@@ -28,12 +28,12 @@ impl Shell {
             }
             Report::Executed { number, moment, now_ns, outputs } => {
                 self.statistics.moment = moment;
-                self.on_executed(number, moment, now_ns, outputs);
+                let _ = (number, now_ns);
+                self.on_replayed(moment, outputs)?;
             }
-            Report::Released { output } => self.on_released(output),
-            Report::LogEnd(reason) => self.on_log_end(reason),
-            Report::Drained(moment) => self.on_drained(moment),
-            Report::Live(moment) => self.on_live(moment)?,
+            Report::Released { .. } => {}
+            Report::LogEnd(reason) => self.on_replay_end(reason),
+            Report::Drained(_) | Report::Live(_) => {}
             Report::Diverged(divergence) => self.on_divergence(&divergence),
             Report::Reset => self.events.report("vm", "rebooted", json!({})),
             Report::Paused => {
@@ -46,7 +46,13 @@ impl Shell {
                 self.events.report("vm", "resumed", json!({}));
                 self.answer(Awaits::Resumed, Ok(()));
             }
-            Report::HandedOver(moment) => self.on_handed_over(moment),
+            Report::Recording(moment) => {
+                self.statistics.moment = moment;
+                if matches!(self.protection, Protection::Recording(_)) {
+                    self.answer(Awaits::Protected, Ok(()));
+                }
+            }
+            Report::HandedOver(_) => {}
             Report::Ended(ended) => self.on_ended(ended),
         }
         Ok(())
@@ -64,8 +70,6 @@ impl Shell {
                 self.let_go(outputs.into_iter().map(|(_, output)| output));
             }
             Protection::Replaying(_) => self.show_replayed(outputs),
-            Protection::Primary(_) => self.ship(chunks, outputs),
-            Protection::Backup(_) => self.keep(outputs),
         }
     }
 

@@ -39,11 +39,11 @@ impl Statistics {
         let total = chunk.records.len() as u64;
         self.bytes += total;
         let mut decoder = Decoder::new(chunk.start_moment, &chunk.records);
-        let mut before = 0;
+        let mut left = chunk.records.len();
         while let Ok(Some((_, record))) = decoder.next_record() {
-            let at = decoder.position() as u64;
-            *self.by_kind.entry(record.name().to_owned()).or_default() += at - before;
-            before = at;
+            let now = decoder.bytes_left();
+            *self.by_kind.entry(record.name().to_owned()).or_default() += (left - now) as u64;
+            left = now;
         }
     }
 

@@ -19,6 +19,8 @@ use virtio_devices::{BlockKind, BlockRequest};
 
 use super::console::{Console, RawTerminal};
 use super::poller::{Interest, Poller, Source};
+use super::lifecycle::slot_name;
+use crate::api::VmCounters;
 use crate::build::{Slot, slots};
 use crate::config::{ConsoleMode, NetConfig, VmConfig};
 use crate::engine::{EngineHandle, Message};
@@ -63,6 +65,7 @@ pub struct World {
     serial: Console,
     entropy: File,
     engine: EngineHandle,
+    counts: BTreeMap<u16, BTreeMap<String, u64>>,
     _terminal: Option<RawTerminal>,
 }
 
@@ -96,7 +99,7 @@ impl World {
         let serial = Console::open(&config.serial)?;
         let tty = [config.serial.mode, config.console.mode].contains(&ConsoleMode::Tty);
         let terminal = tty.then(RawTerminal::enter).flatten();
-        Ok(Self { ports, disks, console, serial, entropy, engine, _terminal: terminal })
+        Ok(Self { ports, disks, console, serial, entropy, engine, counts: BTreeMap::new(), _terminal: terminal })
     }
 
     /// Watches everything that can bring inputs. What piled up in the taps before is of another
@@ -152,6 +155,9 @@ impl World {
             match port.tap.receive() {
                 Ok(Some(packet)) => {
                     let bytes = packet.to_vec();
+                    let counts = self.counts.entry(index).or_default();
+                    *counts.entry("rx_bytes".to_owned()).or_default() += bytes.len() as u64;
+                    *counts.entry("rx_frames".to_owned()).or_default() += 1;
                     self.engine.send(Message::Input(Input::Packet { device: index, bytes }));
                 }
                 Ok(None) => break,
@@ -206,6 +212,7 @@ impl World {
 
     /// Carries out one output.
     pub fn carry_out(&mut self, output: Output) {
+        self.count_output(&output);
         match output {
             Output::Packet { device, bytes } => {
                 if let Some(port) = self.ports.get_mut(&device)
@@ -231,6 +238,23 @@ impl World {
             }
             // The machine carries these out itself.
             Output::Reset | Output::PowerOff => {}
+        }
+    }
+
+    fn count_output(&mut self, output: &Output) {
+        match output {
+            Output::Packet { device, bytes } => self.count(*device, "tx", bytes.len()),
+            Output::Block { device, op, .. } => match op {
+                BlockOp::Read { length, .. } => self.count(*device, "read", *length as usize),
+                BlockOp::Write { data, .. } => self.count(*device, "write", data.len()),
+                BlockOp::Flush => {}
+            },
+            Output::Console { .. }
+            | Output::Serial { .. }
+            | Output::Entropy { .. }
+            | Output::NetOffloads { .. }
+            | Output::Reset
+            | Output::PowerOff => {}
         }
     }
 
@@ -267,12 +291,35 @@ impl World {
         }
     }
 
+    /// What the devices counted, by name.
+    pub fn counters(&self, config: &VmConfig) -> VmCounters {
+        slots(config)
+            .into_iter()
+            .enumerate()
+            .filter_map(|(index, slot)| {
+                let counts = self.counts.get(&(index as u16))?;
+                Some((slot_name(config, slot), counts.clone()))
+            })
+            .collect()
+    }
+
+    fn count(&mut self, device: u16, what: &str, bytes: usize) {
+        let counts = self.counts.entry(device).or_default();
+        *counts.entry(format!("{what}_bytes")).or_default() += bytes as u64;
+        *counts.entry(format!("{what}_{}", unit(what))).or_default() += 1;
+    }
+
     /// Waits until every disk request that was submitted has ended.
     pub fn drain(&mut self) {
         for disk in self.disks.values() {
             disk.drain();
         }
     }
+}
+
+/// What Cloud Hypervisor calls the things that a counter counts.
+fn unit(what: &str) -> &'static str {
+    if what == "tx" { "frames" } else { "ops" }
 }
 
 fn open_port(config: &NetConfig) -> Result<Port, Error> {
