@@ -143,6 +143,25 @@ pub enum Output {
     PowerOff,
 }
 
+impl Input {
+    /// What to call this kind of input in counts and listings.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::TimeRead { .. } => "time-read",
+            Self::Tick { .. } => "tick",
+            Self::Packet { .. } => "packet",
+            Self::BlockDone { .. } => "block-done",
+            Self::Console { .. } => "console",
+            Self::Serial { .. } => "serial",
+            Self::Entropy { .. } => "entropy",
+            Self::Announce { .. } => "announce",
+            Self::PowerButton => "power-button",
+            Self::Reset => "reset",
+        }
+    }
+}
+
 impl Output {
     /// Whether this output has to wait until the log that leads to it is acknowledged.
     ///

@@ -94,6 +94,22 @@ pub enum Record {
     },
 }
 
+impl Record {
+    /// What to call this kind of record in counts and listings.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Input(input) => input.name(),
+            Self::Digest { .. } => "digest",
+            Self::StateDigest { .. } => "state-digest",
+            Self::Pages { .. } => "pages",
+            Self::Delta { .. } => "delta",
+            Self::Released { .. } => "released",
+            Self::End { .. } => "end",
+        }
+    }
+}
+
 /// Folds the register digest of one more moment into those since the last [`Record::Digest`].
 #[must_use]
 pub fn fold_registers(fold: u64, registers: u64) -> u64 {

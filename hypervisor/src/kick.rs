@@ -192,6 +192,15 @@ impl Kicker {
         }
     }
 
+    /// As [`kick_at`](Self::kick_at), but an earlier deadline that has not passed stays.
+    pub fn kick_by(&self, deadline_ns: u64) {
+        let set = self.target.deadline_ns.load(Ordering::Relaxed);
+        let stands = set != NO_DEADLINE && set <= deadline_ns && set > monotonic_ns();
+        if !stands {
+            self.kick_at(deadline_ns);
+        }
+    }
+
     /// Takes back the deadline, if one is set. A kick that is already under way still arrives.
     pub fn disarm(&self) {
         if self.target.deadline_ns.load(Ordering::Relaxed) != NO_DEADLINE {
@@ -206,6 +215,15 @@ impl Kicker {
             self.target.deadline_ns.store(deadline_ns, Ordering::Relaxed);
         }
     }
+}
+
+/// `CLOCK_MONOTONIC` in nanoseconds: the clock that deadlines are given by.
+#[must_use]
+pub fn monotonic_ns() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is a live local that the call fills.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 /// A timer of the kernel's that signals one thread.
@@ -263,13 +281,6 @@ mod tests {
     use crate::run_page::tests::page_without_kvm;
     use std::time::{Duration, Instant};
 
-    fn now_ns() -> u64 {
-        let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: `now` is a live local that the call fills.
-        unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
-        now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
-    }
-
     fn immediate_exit(target: &Target) -> bool {
         let mut bytes = [0; 2];
         assert!(target.page().read(0, &mut bytes));
@@ -309,10 +320,10 @@ mod tests {
         let target = Target::new(page_without_kvm());
         target.bind().expect("bind");
         let kicker = Kicker::new(Arc::clone(&target));
-        let deadline_ns = now_ns() + 30_000_000;
+        let deadline_ns = monotonic_ns() + 30_000_000;
         kicker.kick_at(deadline_ns);
         wait_for("the timer's kick", || target.take_kick_before_entry());
-        assert!(now_ns() >= deadline_ns, "came too early");
+        assert!(monotonic_ns() >= deadline_ns, "came too early");
         kicker.kick_at(deadline_ns);
         std::thread::sleep(Duration::from_millis(20));
         assert!(!target.take_kick_before_entry(), "the same deadline kicked twice");
@@ -331,7 +342,7 @@ mod tests {
         let target = Target::new(page_without_kvm());
         target.bind().expect("bind");
         let kicker = Kicker::new(Arc::clone(&target));
-        kicker.kick_at(now_ns() + 50_000_000);
+        kicker.kick_at(monotonic_ns() + 50_000_000);
         kicker.disarm();
         std::thread::sleep(Duration::from_millis(120));
         assert!(!target.take_kick_before_entry());

@@ -39,9 +39,8 @@ impl Machine {
         if self.platform.mmio_read(address, data, clock) {
             return;
         }
-        let memory = self.memory.clone();
         match self.function_at(address, data.len()) {
-            Some((index, offset)) => self.virtio[index].bar_read(&memory, offset, data),
+            Some((index, offset)) => self.virtio[index].bar_read(offset, data),
             None => data.fill(0xff),
         }
     }

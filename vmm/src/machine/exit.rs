@@ -31,7 +31,7 @@ impl Machine {
     /// The vCPU stopped in a way that no guest recovers from.
     pub fn handle(&mut self, exit: &Exit, clock: &mut dyn Clock) -> Result<Next, Error> {
         match exit {
-            Exit::IoIn { port, size, count } => self.io_in(*port, *size, *count, clock)?,
+            Exit::IoIn { port, size, count } => self.io_in(*port, *size, *count, clock),
             Exit::IoOut { port, size, data, .. } => return self.io_out(*port, *size, data, clock),
             Exit::MmioRead { address, size } => self.mmio_in(*address, *size, clock),
             Exit::MmioWrite { address, size, data } => {
@@ -63,7 +63,7 @@ impl Machine {
         size: u8,
         count: u32,
         clock: &mut dyn Clock,
-    ) -> Result<(), Error> {
+    ) {
         if port == u16::from(RDTSC_PORT) || port == u16::from(RDTSCP_PORT) {
             return self.rewritten_tsc(port, clock);
         }
@@ -74,20 +74,18 @@ impl Machine {
             self.io_read(port, item, clock);
         }
         self.vcpu.answer_io(&data[..length]);
-        Ok(())
     }
 
     /// A rewritten `rdtsc` (or `rdtscp`) reads recorded time: EAX comes with the port read, EDX
     /// (and ECX) must be set beside it.
-    fn rewritten_tsc(&mut self, port: u16, clock: &mut dyn Clock) -> Result<(), Error> {
+    fn rewritten_tsc(&mut self, port: u16, clock: &mut dyn Clock) {
         let cycles = u128::from(clock.now()) * u128::from(TSC_CYCLES_PER_MICROSECOND) / 1_000;
         let cycles = cycles as u64;
-        self.vcpu.set_edx((cycles >> 32) as u32)?;
+        self.vcpu.set_edx((cycles >> 32) as u32);
         if port == u16::from(RDTSCP_PORT) {
-            self.vcpu.set_ecx(0)?;
+            self.vcpu.set_ecx(0);
         }
         self.vcpu.answer_io(&(cycles as u32).to_le_bytes());
-        Ok(())
     }
 
     fn io_out(

@@ -9,6 +9,7 @@
 mod bus;
 mod exit;
 mod input;
+mod instruction;
 mod memory;
 mod state;
 
@@ -129,7 +130,10 @@ impl Machine {
 
     /// The guest's next instruction, for reports.
     pub fn instruction_text(&self) -> String {
-        self.vcpu.instruction_text(&self.memory)
+        match self.vcpu.instruction_bytes(&self.memory) {
+            Ok(bytes) => instruction::text(&bytes),
+            Err(error) => format!("cannot be read: {error}"),
+        }
     }
 
     /// Takes the outputs produced so far, oldest first.

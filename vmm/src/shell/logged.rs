@@ -6,7 +6,8 @@ use std::path::Path;
 
 use ft::recorder::Noted;
 use ft::{
-    Assumptions, Chunk, DigestMode, EndReason, LogStart, Output, Prologue, Settings, Trail,
+    Assumptions, Chunk, DigestMode, EndReason, Output, Prologue, Settings, Trail,
+    prologue::LogStart,
 };
 use hypervisor::Cpuid;
 use serde_json::json;

@@ -8,6 +8,7 @@
 pub mod arbiter;
 mod console;
 mod events;
+mod info;
 mod lifecycle;
 mod logged;
 mod ordering;

@@ -41,7 +41,7 @@ impl Statistics {
         let mut decoder = Decoder::new(chunk.start_moment, &chunk.records);
         let mut left = chunk.records.len();
         while let Ok(Some((_, record))) = decoder.next_record() {
-            let now = decoder.bytes_left();
+            let now = decoder.remaining();
             *self.by_kind.entry(record.name().to_owned()).or_default() += (left - now) as u64;
             left = now;
         }
