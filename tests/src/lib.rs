@@ -3,5 +3,7 @@
 //! Owns what tests and the demo share. Does not own the tests themselves (`tests/tests/`), nor anything that a
 //! user of the VMM needs.
 
+pub mod client;
+pub mod guest;
 pub mod initramfs;
 pub mod runner;
