@@ -311,7 +311,16 @@ impl PitState {
     /// No counter runs; the gates of channels 0 and 1 are wired to high.
     pub(super) fn new() -> Self {
         let gated = |gate| Channel { gate, ..Channel::default() };
-        Self { channels: [gated(true), gated(true), gated(false)], speaker: 0, refresh: false }
+        // As a PC's firmware leaves it: kernels read channel 0 before they program it, and wait
+        // for a count that has been loaded.
+        let system_timer = Channel {
+            mode: Mode::SquareWave,
+            loaded: true,
+            counting: true,
+            anchor_count: 0x1_0000,
+            ..gated(true)
+        };
+        Self { channels: [system_timer, gated(true), gated(false)], speaker: 0, refresh: false }
     }
 
     /// Whether channel 0 raises its interrupt again and again.
