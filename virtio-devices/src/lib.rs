@@ -21,8 +21,6 @@ mod model;
 mod pci;
 mod queue;
 mod segments;
-#[cfg(test)]
-mod tests;
 
 pub use effect::{
     BlockKind, BlockRequest, BlockStatus, Effect, NET_HEADER_BYTES, NET_PACKET_BYTES_MAX,

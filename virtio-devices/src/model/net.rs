@@ -2,6 +2,8 @@
 //!
 //! Owns negotiation of offloads, transmit and receive. The control queue is in `net_control`.
 
+use std::ops::RangeInclusive;
+
 use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_CSUM, VIRTIO_NET_F_CTRL_GUEST_OFFLOADS, VIRTIO_NET_F_CTRL_VQ,
@@ -23,6 +25,9 @@ mod control;
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
 const CONTROL: usize = 2;
+
+/// The sizes a packet can have, its header included. Any other is lost, as on any card.
+const PACKET_BYTES: RangeInclusive<u64> = NET_HEADER_BYTES as u64..=NET_PACKET_BYTES_MAX as u64;
 
 /// Below this many receive buffers the driver is asked to say when it adds one. Well above what the
 /// largest packet needs, well below what Linux keeps posted: in steady state it never notifies.
@@ -150,7 +155,17 @@ impl NetState {
         }
     }
 
-    pub(crate) fn can_receive(
+    /// Whether there is any receive buffer. A broken queue takes a packet too, and with it the
+    /// device learns that it is broken.
+    pub(crate) fn can_receive(&self, memory: &GuestMemory, queues: &[QueueState]) -> bool {
+        let Some(queue) = queues.get(RECEIVE).filter(|queue| queue.ready) else {
+            return true;
+        };
+        queue.walk(memory).and_then(|walk| walk.remaining()) != Ok(0)
+    }
+
+    /// Whether [`receive`](Self::receive) would take a packet of `length` bytes.
+    pub(crate) fn can_receive_packet(
         &self,
         memory: &GuestMemory,
         queues: &[QueueState],
@@ -160,13 +175,12 @@ impl NetState {
         let Some(queue) = queues.get(RECEIVE).filter(|queue| queue.ready) else {
             return true;
         };
-        if length <= 1 {
-            return queue.has_available(memory);
+        if !PACKET_BYTES.contains(&(length as u64)) {
+            return true;
         }
         let gathered = queue.walk(memory).and_then(|mut walk| {
             gather(&mut walk, has(features, VIRTIO_NET_F_MRG_RXBUF), length as u64)
         });
-        // A broken queue takes the packet, and with it the device learns that it is broken.
         !matches!(gathered, Ok(Gathered::TooFew))
     }
 
@@ -179,12 +193,12 @@ impl NetState {
         let Some((header, _)) = packet.split_first_chunk::<NET_HEADER_BYTES>() else {
             return Ok(true);
         };
+        if !PACKET_BYTES.contains(&(packet.len() as u64)) {
+            return Ok(true);
+        }
         let Some(mut walk) = context.walk(RECEIVE)? else {
             return Ok(true);
         };
-        if packet.len() > NET_PACKET_BYTES_MAX {
-            return Ok(true);
-        }
         let mergeable = context.negotiated(VIRTIO_NET_F_MRG_RXBUF);
         let chains = match gather(&mut walk, mergeable, packet.len() as u64)? {
             Gathered::Enough(chains) => chains,
@@ -272,9 +286,7 @@ fn transmit(context: &mut Context<'_>) -> Result<(), Malformed> {
             break;
         };
         let length = chain.readable_bytes();
-        // A packet that no network carries is lost, as on any card.
-        let possible = NET_HEADER_BYTES as u64..=NET_PACKET_BYTES_MAX as u64;
-        if possible.contains(&length) {
+        if PACKET_BYTES.contains(&length) {
             let mut bytes = vec![0; length as usize];
             chain.read(context.memory, 0, &mut bytes)?;
             context.effects.push(Effect::Packet { device: context.device, bytes });

@@ -8,25 +8,27 @@ use super::VirtioPci;
 use crate::GuestMemory;
 use crate::effect::{BlockKind, BlockRequest, BlockStatus, Effect};
 use crate::model::DeviceModel;
+use crate::model::net::NetState;
 
 impl VirtioPci {
     /// Whether a received packet could be taken at all: there is a buffer, or nobody who listens
     /// (then the packet is lost, as on a card whose driver is not loaded).
     pub fn can_receive(&self, memory: &GuestMemory) -> bool {
-        self.can_receive_packet(memory, 1)
+        self.listening_net().is_none_or(|net| net.can_receive(memory, &self.state.queues))
     }
 
     /// Whether [`receive`](Self::receive) would take a packet of `length` bytes, header included.
+    /// Looks at every buffer the packet would need.
     pub fn can_receive_packet(&self, memory: &GuestMemory, length: usize) -> bool {
-        let state = &self.state;
-        match &state.model {
-            DeviceModel::Net(net) if state.common.is_live() => {
-                net.can_receive(memory, &state.queues, state.common.driver_features, length)
-            }
-            DeviceModel::Net(_)
-            | DeviceModel::Block(_)
-            | DeviceModel::Console(_)
-            | DeviceModel::Rng(_) => true,
+        let features = self.state.common.driver_features;
+        self.listening_net()
+            .is_none_or(|net| net.can_receive_packet(memory, &self.state.queues, features, length))
+    }
+
+    fn listening_net(&self) -> Option<&NetState> {
+        match &self.state.model {
+            DeviceModel::Net(net) => self.state.common.is_live().then_some(net),
+            DeviceModel::Block(_) | DeviceModel::Console(_) | DeviceModel::Rng(_) => None,
         }
     }
 
