@@ -230,3 +230,98 @@ fn isa_device(name: &str, id: &str, port: u16, ports: u8, irq: u8) -> Vec<u8> {
         ],
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONFIG: AcpiConfig = AcpiConfig { cpus: 1, serial: true };
+
+    fn find<'a>(tables: &'a [(u64, Vec<u8>)], signature: &[u8]) -> &'a (u64, Vec<u8>) {
+        tables.iter().find(|(_, table)| table.starts_with(signature)).expect("the table exists")
+    }
+
+    fn number(table: &[u8], offset: usize, length: usize) -> u64 {
+        let bytes = &table[offset..offset + length];
+        bytes.iter().rev().fold(0, |sum, byte| (sum << 8) | u64::from(*byte))
+    }
+
+    fn sum(bytes: &[u8]) -> u8 {
+        bytes.iter().fold(0, |sum, byte| sum.wrapping_add(*byte))
+    }
+
+    #[test]
+    fn checksums_lengths_and_places_are_right() {
+        for cpus in [1, 255] {
+            let tables = build(&AcpiConfig { cpus, serial: false });
+            assert_eq!(tables[0].0, layout::RSDP_ADDRESS);
+            assert_eq!((sum(&tables[0].1[..20]), sum(&tables[0].1)), (0, 0));
+            for (address, table) in &tables[1..] {
+                assert_eq!(number(table, 4, 4), table.len() as u64);
+                assert!(*address >= layout::ACPI_TABLES && address % 64 == 0);
+                assert!(address + table.len() as u64 <= layout::ACPI_END);
+                assert!(table.starts_with(b"FACS") || sum(table) == 0);
+            }
+            for pair in tables.windows(2) {
+                assert!(pair[0].0 + pair[0].1.len() as u64 <= pair[1].0);
+            }
+        }
+    }
+
+    #[test]
+    fn every_table_is_reached_from_the_root() {
+        let tables = build(&CONFIG);
+        let xsdt = find(&tables, b"XSDT");
+        assert_eq!(number(&tables[0].1, 24, 8), xsdt.0);
+        let entries: Vec<u64> = xsdt.1[36..].chunks(8).map(|entry| number(entry, 0, 8)).collect();
+        let fadt = find(&tables, b"FACP");
+        assert_eq!(entries, [fadt.0, find(&tables, b"APIC").0]);
+        assert_eq!(number(&fadt.1, 36, 4), find(&tables, b"FACS").0);
+        assert_eq!(number(&fadt.1, 40, 4), find(&tables, b"DSDT").0);
+        assert_eq!(number(&fadt.1, 140, 8), find(&tables, b"DSDT").0);
+    }
+
+    #[test]
+    fn the_fadt_names_the_modelled_ports() {
+        let tables = build(&CONFIG);
+        let fadt = &find(&tables, b"FACP").1;
+        assert_eq!(fadt.len(), 276);
+        assert_eq!(number(fadt, 46, 2), 9);
+        assert_eq!(number(fadt, 76, 4), u64::from(layout::PM_TIMER_PORT));
+        assert_eq!(number(fadt, 212, 8), u64::from(layout::PM_TIMER_PORT));
+        assert_eq!(number(fadt, 120, 8), u64::from(layout::RESET_PORT));
+        let flags = number(fadt, 112, 4);
+        assert_eq!(flags & (1 << 4), 0, "a power button among the fixed events");
+        assert_eq!(flags & (1 << 10), 1 << 10, "a reset register");
+        assert_eq!(number(fadt, 109, 2) & 0b10, 0, "no keyboard controller");
+    }
+
+    #[test]
+    fn the_madt_lists_processors_the_ioapic_and_two_overrides() {
+        let tables = build(&AcpiConfig { cpus: 2, serial: true });
+        let madt = &find(&tables, b"APIC").1;
+        let mut rest = &madt[44..];
+        let mut kinds = Vec::new();
+        while let [kind, length, ..] = rest {
+            kinds.push(*kind);
+            rest = &rest[usize::from(*length)..];
+        }
+        assert_eq!(kinds, [0, 0, 1, 2, 2]);
+        assert!(madt.windows(10).any(|entry| entry == [2, 10, 0, 0, 2, 0, 0, 0, 0, 0]));
+        assert!(madt.windows(10).any(|entry| entry == [2, 10, 0, 9, 9, 0, 0, 0, 0x0d, 0]));
+    }
+
+    #[test]
+    fn guest_memory_that_ends_too_early_is_an_error() {
+        let memory = |size| {
+            GuestMemoryMmap::<AtomicBitmap>::from_ranges(&[(GuestAddress(0), size)])
+                .expect("the test has memory")
+        };
+        assert!(write_acpi(&memory(0x8_0000), &CONFIG).is_err());
+        let memory = memory(0x20_0000);
+        write_acpi(&memory, &CONFIG).expect("it fits");
+        let mut signature = [0; 8];
+        memory.read_slice(&mut signature, GuestAddress(layout::RSDP_ADDRESS)).expect("in range");
+        assert_eq!(&signature, b"RSD PTR ");
+    }
+}
