@@ -1,1 +1,4 @@
 //! placeholder
+pub mod api;
+pub mod cli;
+pub mod config;
