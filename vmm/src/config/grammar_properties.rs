@@ -90,13 +90,12 @@ prop_compose! {
 }
 
 fn ft() -> impl Strategy<Value = FtConfig> {
-    let backup = (any::<SocketAddr>(), of(arbiter()), 1..=u16::MAX).prop_map(
-        |(listen, arbiter, port)| {
+    let backup =
+        (any::<SocketAddr>(), of(arbiter()), 1..=u16::MAX).prop_map(|(listen, arbiter, port)| {
             // Flow labels and scopes have no place in ADDRESS:PORT as users write it.
             let listen = SocketAddr::new(listen.ip(), port);
             FtConfig { arbiter, ..FtConfig::of(FtMode::Backup { listen }) }
-        },
-    );
+        });
     let record = (path(), 1..=u64::MAX).prop_map(|(path, digest_every)| FtConfig {
         digest_every,
         ..FtConfig::of(FtMode::Record { path: trimmed(&path) })
