@@ -98,13 +98,13 @@ fn a_device_is_overridden_once() {
 
 #[test]
 fn a_console_neither_appears_nor_vanishes() {
-    let off = Some(ConsoleConfig::of(ConsoleMode::Off));
+    let off = ConsoleConfig::of(ConsoleMode::Off);
     assert_eq!(
-        sentence(&HostOverrides { serial: off.clone(), ..Default::default() }),
+        sentence(&HostOverrides { serial: Some(off.clone()), ..Default::default() }),
         "The VM has a serial port, and this host asks for none: the guest would see the \
          difference. Only where its bytes go may differ."
     );
-    let config = VmConfig { console: off.unwrap(), ..from_primary() };
+    let config = VmConfig { console: off, ..from_primary() };
     let console = Some(ConsoleConfig::of(ConsoleMode::Tty));
     let error = apply_overrides(config, &HostOverrides { console, ..Default::default() });
     assert!(error.unwrap_err().to_string().starts_with("The VM has no console, and this host"));
