@@ -164,3 +164,65 @@ fn errors_become_an_array_of_sentences() {
         assert_eq!((response.status, response.body.as_deref()), (status, Some("[\"no\"]")));
     }
 }
+
+/// `docs/api/openapi.yaml`.
+const OPENAPI: &str = include_str!("../../../docs/api/openapi.yaml");
+
+#[test]
+fn the_openapi_file_lists_the_paths_there_are() {
+    let mut documented = Vec::new();
+    let mut lines = OPENAPI.lines().peekable();
+    while let Some(line) = lines.next() {
+        let name = line.strip_prefix("  /").and_then(|rest| rest.strip_suffix(':'));
+        if let Some((name, next)) = name.zip(lines.peek()) {
+            documented.push((name, next.trim().trim_end_matches(':').to_uppercase()));
+        }
+    }
+    let served: Vec<_> = ROUTES.iter().map(|route| (route.name, route.method.to_owned())).collect();
+    assert_eq!(documented, served);
+    for name in NOT_YET {
+        assert!(OPENAPI.contains(name), "{name}");
+    }
+}
+
+#[test]
+fn the_openapi_file_knows_every_field() {
+    let full = VmConfig::from_json(
+        br#"{"payload":{"kernel":"/k","cmdline":"c","initramfs":"/i"},
+            "disks":[{"path":"/a","id":"a","serial":"s"}],
+            "net":[{"tap":"t","ip":"1.2.3.4","mask":"255.0.0.0","mtu":1500,"id":"n",
+                    "mac":"02:00:00:00:00:01"}],
+            "serial":{"mode":"File","file":"/f"},"console":{"mode":"Socket","socket":"/s"},
+            "ft":{"role":"primary","peer":"b:1","arbiter":"none","udp_port":1}}"#,
+    )
+    .unwrap();
+    let info = FtInfo {
+        last_event: Some(super::super::FtEvent::default()),
+        log: super::super::LogTraffic::default(),
+        ..FtInfo::default()
+    };
+    let values = [
+        serde_json::to_value(full).unwrap(),
+        serde_json::to_value(info).unwrap(),
+        serde_json::to_value(VmmPingResponse::of_this_process()).unwrap(),
+    ];
+    for value in &values {
+        each_key(value, &mut |key| {
+            assert!(
+                OPENAPI.contains(&format!(" {key}: ")) || OPENAPI.contains(&format!(" {key}:\n")),
+                "{key}"
+            );
+        });
+    }
+}
+
+fn each_key(value: &serde_json::Value, visit: &mut dyn FnMut(&str)) {
+    match value {
+        serde_json::Value::Object(fields) => fields.iter().for_each(|(key, inner)| {
+            visit(key);
+            each_key(inner, visit);
+        }),
+        serde_json::Value::Array(items) => items.iter().for_each(|item| each_key(item, visit)),
+        _ => {}
+    }
+}
