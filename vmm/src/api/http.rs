@@ -137,7 +137,7 @@ impl RequestReader {
                     &format!("The request's headers are longer than {HEAD_LENGTH_MAX} bytes."),
                 ));
             }
-            self.receive(deadline).map_err(too_slow)?;
+            self.receive(deadline).map_err(|error| too_slow(&error))?;
         };
         if head.expects_continue && head.body_length > 0 {
             self.stream
@@ -146,7 +146,7 @@ impl RequestReader {
         }
         let length = head.length + head.body_length;
         while self.received.len() < length {
-            self.receive(deadline).map_err(too_slow)?;
+            self.receive(deadline).map_err(|error| too_slow(&error))?;
         }
         let rest = self.received.split_off(length);
         let body = std::mem::replace(&mut self.received, rest).split_off(head.length);
@@ -176,7 +176,7 @@ impl RequestReader {
     }
 }
 
-fn too_slow(error: io::Error) -> ReadFailure {
+fn too_slow(error: &io::Error) -> ReadFailure {
     if error.kind() == io::ErrorKind::TimedOut {
         return refused(408, "The request did not arrive in time; send it in one go.");
     }

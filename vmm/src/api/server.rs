@@ -183,6 +183,8 @@ impl Accepting {
                 }
                 match listener.socket.accept() {
                     Ok((stream, _)) => self.serve(stream),
+                    // The client left before it was accepted.
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     Err(error) => {
                         log::warn!("An API client could not be accepted: {error}.");
                         // Out of descriptors, most likely: spinning would not free any.
