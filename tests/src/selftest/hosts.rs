@@ -36,6 +36,8 @@ fn do_everything(kind: Kind) {
     }
     assert!(reaches(first, second));
 
+    cluster.network().mute_towards(0, 1).unwrap();
+    assert!(!reaches(first, second) && reaches_client(&cluster, first));
     cluster.network().mute(0).unwrap();
     assert!(!reaches(first, second));
     cluster.network().mend(0).unwrap();
