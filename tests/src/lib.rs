@@ -7,3 +7,6 @@ pub mod client;
 pub mod guest;
 pub mod initramfs;
 pub mod runner;
+
+#[cfg(test)]
+mod selftest;

@@ -29,6 +29,9 @@ fn address(first: u8, index: usize) -> Ipv4Addr {
     Ipv4Addr::new(10, 77, 0, last.expect("a network of tests has fewer than 100 hosts"))
 }
 
+/// Whatever is sent here is gone.
+const SINK: &str = "sink";
+
 /// The network of one cluster.
 pub struct Network {
     namespace: Namespace,
@@ -44,6 +47,8 @@ impl Network {
         namespace.ip("link add lan type bridge stp_state 0 forward_delay 0 mcast_snooping 0")?;
         namespace.ip(&format!("address add {CLIENT_ADDRESS}/{PREFIX_LENGTH} dev lan"))?;
         namespace.ip("link set lan up")?;
+        namespace.ip(&format!("tuntap add {SINK} mode tap"))?;
+        namespace.ip(&format!("link set {SINK} up"))?;
         Ok(Self { namespace })
     }
 
@@ -76,7 +81,7 @@ impl Network {
         self.namespace.ip(&format!("link set {} down", port(index)))
     }
 
-    /// Undoes [`Self::cut`], [`Self::mute`] and [`Self::isolate`].
+    /// Undoes whatever was done to a host's link.
     pub fn mend(&self, index: usize) -> Result<()> {
         let port = port(index);
         self.namespace.ip(&format!("link set {port} up"))?;
@@ -86,12 +91,26 @@ impl Network {
         Ok(())
     }
 
-    /// Cuts one way: the host still hears the others, but they do not hear it.
+    /// Cuts one way: the host still hears all others, but nobody hears it.
     pub fn mute(&self, index: usize) -> Result<()> {
+        self.drop_from(index, "protocol all", "match u32 0 0")
+    }
+
+    /// Cuts one way between two hosts: the first still hears the second, which does not hear the first. The client and
+    /// guests hear both.
+    pub fn mute_towards(&self, index: usize, other: usize) -> Result<()> {
+        let address = host_address(other);
+        self.drop_from(index, "protocol ip", &format!("match ip dst {address}/32"))
+    }
+
+    /// Drops what comes from a host and matches.
+    fn drop_from(&self, index: usize, protocol: &str, matches: &str) -> Result<()> {
         let port = port(index);
-        self.namespace.tool("tc", &format!("qdisc add dev {port} ingress"))?;
-        let filter = format!("filter add dev {port} ingress matchall action drop");
-        self.namespace.tool("tc", &filter)
+        // It is there already if the host is muted towards another one.
+        let _ = self.namespace.tool("tc", &format!("qdisc add dev {port} ingress"));
+        // Plain dropping is a module that some kernels lack; what is sent to a link without a reader is dropped, too.
+        let filter = format!("filter add dev {port} ingress {protocol} u32 {matches}");
+        self.namespace.tool("tc", &format!("{filter} action mirred egress redirect dev {SINK}"))
     }
 
     /// Cuts a host off from all other isolated hosts, but not from the client.
