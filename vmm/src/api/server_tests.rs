@@ -266,8 +266,8 @@ fn a_client_too_slow_with_its_request_is_told_and_dropped() {
 #[test]
 fn too_many_clients_are_told_and_places_become_free_again() {
     let stub = Stub::start_with(Patience {
-        idle_max: Duration::from_secs(1),
-        request_time_max: Duration::from_secs(1),
+        idle_max: Duration::from_secs(3),
+        request_time_max: Duration::from_secs(3),
     });
     let crowd: Vec<_> = (0..64).map(|_| stub.connect()).collect();
     let answer = read_all(stub.connect());
@@ -275,7 +275,7 @@ fn too_many_clients_are_told_and_places_become_free_again() {
     assert!(answer.contains("[\"Too many clients are connected; try again later.\"]"), "{answer}");
     let begun = Instant::now();
     while stub.ping().is_err() {
-        assert!(begun.elapsed() < Duration::from_secs(10), "no place ever became free");
+        assert!(begun.elapsed() < Duration::from_secs(20), "no place ever became free");
         std::thread::sleep(Duration::from_millis(20));
     }
     drop(crowd);
@@ -284,7 +284,7 @@ fn too_many_clients_are_told_and_places_become_free_again() {
 #[test]
 fn a_client_that_leaves_at_once_harms_nobody() {
     let stub = Stub::start();
-    for _ in 0..100 {
+    for _ in 0..50 {
         let mut stream = stub.connect();
         let _ = stream.write_all(b"PUT /api/v1/vm.pause HTTP/1.1\r\n\r\n");
     }
