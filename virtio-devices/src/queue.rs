@@ -93,9 +93,10 @@ impl QueueState {
         Ok(Walk { memory, queue, available_ring: self.available_ring, returned: 0 })
     }
 
-    /// Whether the driver has made a chain available that was not taken yet.
-    pub(crate) fn has_available(&self, memory: &GuestMemory) -> bool {
-        self.walk(memory).and_then(|walk| walk.remaining()).is_ok_and(|remaining| remaining > 0)
+    /// Whether an input for this queue would find work: a chain that was not taken yet, or rings so
+    /// broken that the input is lost and the device learns of it.
+    pub(crate) fn has_work(&self, memory: &GuestMemory) -> bool {
+        self.walk(memory).and_then(|walk| walk.remaining()) != Ok(0)
     }
 
     fn queue(&self) -> Result<Queue, Malformed> {
@@ -143,6 +144,9 @@ impl Walk<'_> {
             return if self.remaining()? == 0 { Ok(None) } else { Err(Malformed) };
         };
         let mut chain = Chain { head: descriptors.head_index(), ..Chain::default() };
+        if chain.head >= self.queue.size() {
+            return Err(Malformed);
+        }
         let mut whole = false;
         for (number, descriptor) in descriptors.enumerate() {
             if number >= CHAIN_SEGMENTS_MAX {

@@ -50,7 +50,7 @@ impl ConsoleState {
     }
 
     pub(crate) fn can_take_input(&self, memory: &GuestMemory, queues: &[QueueState]) -> bool {
-        queues.get(RECEIVE).is_some_and(|queue| queue.ready && queue.has_available(memory))
+        queues.get(RECEIVE).is_some_and(|queue| queue.ready && queue.has_work(memory))
     }
 
     pub(crate) fn input(
@@ -70,6 +70,10 @@ impl ConsoleState {
             let Some(chain) = walk.pop()? else {
                 break;
             };
+            // A buffer without room would be returned with nothing taken.
+            if chain.writable_bytes() == 0 {
+                return Err(Malformed);
+            }
             let length = chain.writable_bytes().min(rest.len() as u64) as usize;
             chain.write(context.memory, 0, &rest[..length])?;
             walk.push(chain.head, length as u32)?;

@@ -155,13 +155,9 @@ impl NetState {
         }
     }
 
-    /// Whether there is any receive buffer. A broken queue takes a packet too, and with it the
-    /// device learns that it is broken.
+    /// Whether there is any receive buffer, or nobody who listens.
     pub(crate) fn can_receive(&self, memory: &GuestMemory, queues: &[QueueState]) -> bool {
-        let Some(queue) = queues.get(RECEIVE).filter(|queue| queue.ready) else {
-            return true;
-        };
-        queue.walk(memory).and_then(|walk| walk.remaining()) != Ok(0)
+        queues.get(RECEIVE).is_none_or(|queue| !queue.ready || queue.has_work(memory))
     }
 
     /// Whether [`receive`](Self::receive) would take a packet of `length` bytes.

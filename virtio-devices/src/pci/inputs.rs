@@ -76,7 +76,7 @@ impl VirtioPci {
     }
 
     /// Gives the guest console input. Returns how many bytes it had room for; the caller keeps the
-    /// rest.
+    /// rest. Where that is none, nothing has changed. Input that meets broken rings is lost.
     pub fn console_input(
         &mut self,
         memory: &GuestMemory,
@@ -86,7 +86,7 @@ impl VirtioPci {
         if !self.state.common.is_live() {
             return 0;
         }
-        let mut taken = 0;
+        let mut taken = bytes.len();
         self.with_model(memory, effects, |model, context| {
             if let DeviceModel::Console(console) = model {
                 taken = console.input(context, bytes)?;
