@@ -16,7 +16,10 @@ pub(super) const PM_TIMER_FREQUENCY: u32 = 3_579_545;
 const TIMER: u16 = 1 << 0;
 const GLOBAL_LOCK: u16 = 1 << 5;
 const POWER_BUTTON: u16 = 1 << 8;
-const EVENTS: u16 = TIMER | GLOBAL_LOCK | POWER_BUTTON;
+const SLEEP_BUTTON: u16 = 1 << 9;
+const REAL_TIME_CLOCK: u16 = 1 << 10;
+/// Events that can be enabled. Some never come, but ACPICA complains if the bit does not stick.
+const EVENTS: u16 = TIMER | GLOBAL_LOCK | POWER_BUTTON | SLEEP_BUTTON | REAL_TIME_CLOCK;
 
 const CONTROL_SCI_ENABLED: u16 = 1 << 0;
 const CONTROL_BUS_MASTER_RELOAD: u16 = 1 << 1;

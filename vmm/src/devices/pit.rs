@@ -308,19 +308,13 @@ pub struct PitState {
 }
 
 impl PitState {
-    /// No counter runs; the gates of channels 0 and 1 are wired to high.
+    /// As firmware leaves it: channel 0 counts the full 65536 over and over. Linux's early entropy
+    /// (`kaslr.c`) waits for a count to read. The gates of channels 0 and 1 are wired to high.
     pub(super) fn new() -> Self {
         let gated = |gate| Channel { gate, ..Channel::default() };
-        // As a PC's firmware leaves it: kernels read channel 0 before they program it, and wait
-        // for a count that has been loaded.
-        let system_timer = Channel {
-            mode: Mode::SquareWave,
-            loaded: true,
-            counting: true,
-            anchor_count: 0x1_0000,
-            ..gated(true)
-        };
-        Self { channels: [system_timer, gated(true), gated(false)], speaker: 0, refresh: false }
+        let mut timer = Channel { mode: Mode::SquareWave, loaded: true, ..gated(true) };
+        timer.start(0);
+        Self { channels: [timer, gated(true), gated(false)], speaker: 0, refresh: false }
     }
 
     /// Whether channel 0 raises its interrupt again and again.

@@ -89,6 +89,14 @@ fn the_pm_timer_event_comes_when_the_top_bit_changes() {
 }
 
 #[test]
+fn enabling_an_event_sticks_even_if_it_never_comes() {
+    let mut guest = Guest::new();
+    guest.outw(0x602, 0xffff);
+    assert_eq!(guest.inw(0x602), 0x0721);
+    assert_eq!(guest.inw(0x600), 0);
+}
+
+#[test]
 fn general_purpose_events_are_quiet() {
     let mut guest = Guest::new();
     guest.outb(0x622, 0xff);
