@@ -22,7 +22,6 @@ const REQUIRED: &[(Cap, &str, &str)] = &[
     (Cap::SetIdentityMapAddr, "KVM_CAP_SET_IDENTITY_MAP_ADDR", "room for KVM's own pages"),
     (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT", "interrupting a running virtual CPU"),
     (Cap::VcpuEvents, "KVM_CAP_VCPU_EVENTS", "saving a virtual CPU"),
-    (Cap::IntrShadow, "KVM_CAP_INTR_SHADOW", "saving a virtual CPU"),
     (Cap::Debugregs, "KVM_CAP_DEBUGREGS", "saving a virtual CPU"),
     (Cap::Xsave, "KVM_CAP_XSAVE", "saving a virtual CPU"),
     (Cap::X86UserSpaceMsr, "KVM_CAP_X86_USER_SPACE_MSR", "answering MSRs deterministically"),
