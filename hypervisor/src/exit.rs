@@ -212,14 +212,10 @@ fn decode_io(run: &kvm_run, page: &RunPage) -> (Exit, Pending) {
         let exit = Exit::IoIn { port: io.port, size: io.size, count: io.count };
         return (exit, Pending::Io { offset, length });
     }
-    let mut bytes = vec![0; 0];
     let mut few = [0; 4];
     let data = match few.get_mut(..length) {
         Some(place) => page.read(offset, place).then(|| IoData::new(place)),
-        None => {
-            bytes.resize(length.min(page.size()), 0);
-            page.read(offset, &mut bytes).then(|| IoData::new(&bytes))
-        }
+        None => read_many(page, offset, length),
     };
     match data {
         Some(data) => {
@@ -231,6 +227,14 @@ fn decode_io(run: &kvm_run, page: &RunPage) -> (Exit, Pending) {
             (Exit::Fault(FaultInfo::new(FaultKind::Internal, text)), Pending::Nothing)
         }
     }
+}
+
+fn read_many(page: &RunPage, offset: usize, length: usize) -> Option<IoData> {
+    if length > page.size() {
+        return None;
+    }
+    let mut bytes = vec![0; length];
+    page.read(offset, &mut bytes).then(|| IoData(Bytes::Many(bytes.into())))
 }
 
 fn decode_mmio(run: &kvm_run) -> (Exit, Pending) {
@@ -288,3 +292,6 @@ fn decode_fault(run: &kvm_run) -> FaultInfo {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

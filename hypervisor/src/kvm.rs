@@ -77,7 +77,14 @@ impl Kvm {
     ///
     /// KVM refuses, for example because the processor's virtualisation is switched off.
     pub fn create_vm(&self) -> Result<Vm> {
-        let fd = self.kvm.create_vm().map_err(Error::request("create a virtual machine"))?;
+        let refused = Error::request("create a virtual machine");
+        let fd = loop {
+            // KVM gives up when a signal comes, whatever its handler wants.
+            match self.kvm.create_vm() {
+                Err(error) if error.errno() == libc::EINTR => {}
+                result => break result.map_err(refused)?,
+            }
+        };
         Vm::new(fd, self.kvm.get_nr_memslots())
     }
 

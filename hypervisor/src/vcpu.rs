@@ -139,6 +139,7 @@ impl Vcpu {
     }
 
     fn enter(&mut self) -> Result<Exit> {
+        self.put_answer_beside_registers();
         self.pending = Pending::Nothing;
         let (exit, pending) = match self.fd.run() {
             Ok(VcpuExit::MemoryFault { gpa, .. }) => {
@@ -154,6 +155,22 @@ impl Vcpu {
         self.pending = pending;
         self.fill_in_answer();
         Ok(exit)
+    }
+
+    /// If registers were set beside the answer to a port read (`set_edx`), puts the answer in the
+    /// accumulator, too: when KVM completes the read in its emulator, new registers make it
+    /// forget the answer.
+    fn put_answer_beside_registers(&mut self) {
+        let Pending::Io { offset, length } = self.pending else { return };
+        if length > 4 || self.fd.get_kvm_run().kvm_dirty_regs == 0 {
+            return;
+        }
+        let rax = self.fd.sync_regs().regs.rax;
+        // A 32-bit read clears the upper half, a shorter one keeps what is above it.
+        let mut bytes = if length == 4 { [0; 8] } else { rax.to_le_bytes() };
+        if self.kick.page().read(offset, &mut bytes[..length]) {
+            self.fd.sync_regs_mut().regs.rax = u64::from_le_bytes(bytes);
+        }
     }
 
     /// The answer that stands if nobody gives one: an empty bus, or no such register. Without it

@@ -36,8 +36,8 @@ impl Vcpu {
         Ok(())
     }
 
-    /// Sets `edx` as a 32-bit instruction does: the upper half of `rdx` becomes zero. May be used
-    /// at an exit that is not settled yet, together with its answer.
+    /// Sets `edx` as a 32-bit instruction does: the upper half of `rdx` becomes zero. Meant for the
+    /// exit of an `in` instruction, beside its answer.
     pub fn set_edx(&mut self, value: u32) {
         self.fd.sync_regs_mut().regs.rdx = u64::from(value);
         self.fd.get_kvm_run().kvm_dirty_regs = u64::from(KVM_SYNC_X86_REGS);

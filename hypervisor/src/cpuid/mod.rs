@@ -88,7 +88,16 @@ fn guest_entry(row: &Row, host: &[CpuidEntry]) -> Option<CpuidEntry> {
         Some(index) => (index, KVM_CPUID_FLAG_SIGNIFCANT_INDEX),
         None => (0, 0),
     };
-    Some(CpuidEntry { function: row.function, index, flags, eax, ebx, ecx, edx })
+    // A leaf of zeros and no leaf look the same to the guest.
+    ([eax, ebx, ecx, edx] != [0; 4]).then_some(CpuidEntry {
+        function: row.function,
+        index,
+        flags,
+        eax,
+        ebx,
+        ecx,
+        edx,
+    })
 }
 
 impl Word {

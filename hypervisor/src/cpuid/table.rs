@@ -195,7 +195,6 @@ pub(super) const TABLE: &[Row] = &[
     sub_row(4, 0, fixed(0x121, 7 << 22 | 63, 63, 0)),
     sub_row(4, 1, fixed(0x122, 7 << 22 | 63, 63, 0)),
     sub_row(4, 2, fixed(0x143, 15 << 22 | 63, 1023, 0)),
-    sub_row(4, 3, fixed(0, 0, 0, 0)),
     // The APIC timer never stops: it is ours.
     row(6, fixed(1 << 2, 0, 0, 0)),
     sub_row(7, 0, [Word::Fixed(0), flags(LEAF_7_EBX), Word::Zero, flags(&[flag(4, "fsrm")])]),
