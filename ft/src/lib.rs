@@ -33,7 +33,7 @@ pub use event::{BlockOp, Input, Output, Trail};
 pub use frame::{Frame, FrameReader, FrameWriter, Kind};
 pub use gate::{Gate, Weight};
 pub use prologue::{Assumptions, Prologue};
-pub use record::{EndReason, PAGE_SIZE, Page, Record};
+pub use record::{EndReason, PAGE_SIZE, Page, Record, RegisterValues};
 pub use recorder::{DigestMode, Recorder};
 pub use replay::{Replay, Start, Step};
 pub use settings::{AckMode, Settings};

@@ -19,7 +19,7 @@ impl Engine {
         if self.ended.is_some() {
             return Ok(());
         }
-        if !self.paused && !self.inside_interval {
+        if !self.paused && !self.machine.inside_interval() {
             self.take_inputs()?;
         }
         self.emit(false)?;
@@ -150,11 +150,14 @@ impl Engine {
         if exit == Exit::Interrupted {
             return self.interrupted();
         }
-        self.inside_interval = false;
-        self.machine.moment += 1;
+        self.on_exit(&exit)
+    }
+
+    /// Handles the exit that is the current moment.
+    pub(super) fn on_exit(&mut self, exit: &Exit) -> Result<(), Error> {
         self.record_exit()?;
         let (machine, mut time) = self.machine_and_time();
-        let next = machine.handle(&exit, &mut time)?;
+        let next = machine.handle(exit, &mut time)?;
         self.note_outputs();
         self.follow(next)
     }
@@ -166,7 +169,7 @@ impl Engine {
             Mode::Recording(_) => self.budget.patience_ns(),
             Mode::Live | Mode::Replaying(_) => 0,
         };
-        let wait = if self.inside_interval && self.input_waits() {
+        let wait = if self.machine.inside_interval() && self.input_waits() {
             0
         } else if let Some(deadline) = self.machine.next_deadline() {
             deadline.saturating_sub(self.clock.now())
@@ -182,14 +185,13 @@ impl Engine {
     fn interrupted(&mut self) -> Result<(), Error> {
         match self.mode {
             Mode::Live => {
-                self.machine.moment += 1;
+                self.machine.end_interval_here();
                 Ok(())
             }
             Mode::Recording(_) => {
-                self.inside_interval = true;
                 self.take_messages()?;
                 if self.input_waits() || self.timer_due() {
-                    self.take_delta()?;
+                    self.end_interval()?;
                 }
                 Ok(())
             }

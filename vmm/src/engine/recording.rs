@@ -74,7 +74,6 @@ impl Engine {
             JoinKind::Pair => DigestMode::EveryChunk,
         };
         let moment = self.machine.moment();
-        self.inside_interval = false;
         self.mode = Mode::Recording(Box::new(Recording {
             recorder: Recorder::new(moment, digest_mode),
             deltas: 0,
@@ -99,7 +98,6 @@ impl Engine {
         self.emit(true)?;
         if matches!(self.mode, Mode::Recording(_)) {
             self.mode = Mode::Live;
-            self.inside_interval = false;
             self.machine.vm.track_dirty(false)?;
             self.apply_pace();
         }
@@ -111,8 +109,9 @@ impl Engine {
         if !matches!(self.mode, Mode::Recording(_)) {
             return Ok(());
         }
-        if self.inside_interval {
-            self.take_delta()?;
+        self.end_interval()?;
+        if self.ended.is_some() || !matches!(self.mode, Mode::Recording(_)) {
+            return Ok(());
         }
         let devices = self.machine.state().digest()?;
         let memory = memory_digest(&self.machine.memory)?;
@@ -137,13 +136,23 @@ impl Engine {
         self.record_delta(machine)
     }
 
+    /// Ends the interval that the guest is in, if it is in one.
+    pub(super) fn end_interval(&mut self) -> Result<(), Error> {
+        if !self.machine.inside_interval() {
+            return Ok(());
+        }
+        match self.machine.settle_inside()? {
+            Some(exit) => self.on_exit(&exit),
+            None => self.take_delta(),
+        }
+    }
+
     /// Ends the interval the guest is in: ships vCPU and dirty pages.
-    pub(super) fn take_delta(&mut self) -> Result<(), Error> {
+    fn take_delta(&mut self) -> Result<(), Error> {
         let begun_ns = monotonic_ns();
         let frames = self.machine.vm.take_dirty()?;
         self.record_pages(&frames)?;
         self.record_delta(None)?;
-        self.inside_interval = false;
         let pages = frames.len() as u64;
         if let Mode::Recording(recording) = &mut self.mode {
             recording.deltas += 1;
@@ -159,7 +168,7 @@ impl Engine {
     fn record_delta(&mut self, machine: Option<Vec<u8>>) -> Result<(), Error> {
         let vcpu = self.machine.save_vcpu()?;
         let vcpu = postcard::to_stdvec(&vcpu).map_err(|error| Error::State(error.to_string()))?;
-        self.machine.moment += 1;
+        self.machine.end_interval_here();
         let moment = self.machine.moment();
         if let Mode::Recording(recording) = &mut self.mode {
             recording.recorder.delta(moment, vcpu, machine)?;
@@ -233,7 +242,7 @@ impl Engine {
     fn digest_state_when_due(&mut self) -> Result<(), Error> {
         let moment = self.machine.moment();
         let Mode::Recording(recording) = &mut self.mode else { return Ok(()) };
-        if moment < recording.state_digest_due || self.inside_interval {
+        if moment < recording.state_digest_due || self.machine.inside_interval() {
             return Ok(());
         }
         recording.state_digest_due = moment.saturating_add(recording.digest_every);

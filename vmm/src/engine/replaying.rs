@@ -87,6 +87,7 @@ impl Engine {
             }
             Step::Delta { moment, vcpu, machine, pages } => {
                 self.apply_delta(&vcpu, machine.as_deref(), &pages)?;
+                // The first one of a log says where that log begins.
                 self.machine.moment = moment;
             }
             Step::StateDigest { devices, memory } => self.compare_state(devices, memory)?,
@@ -160,7 +161,6 @@ impl Engine {
         if exit == Exit::Interrupted {
             return Ok(());
         }
-        self.machine.moment += 1;
         let moment = self.machine.moment();
         let registers = self.machine.vcpu.registers()?;
         replaying.replay.register_digest(moment, registers.digest());
@@ -183,13 +183,14 @@ impl Engine {
         machine: Option<&[u8]>,
         pages: &std::collections::BTreeMap<u64, Page>,
     ) -> Result<(), Error> {
-        write_pages(&self.machine.memory, pages.iter().map(|(frame, page)| (*frame, page)))?;
+        let vcpu: VcpuState =
+            postcard::from_bytes(vcpu).map_err(|error| Error::State(error.to_string()))?;
+        self.machine.skip_interval(&vcpu)?;
         if let Some(machine) = machine {
             self.machine.restore_models(MachineState::decode(machine)?)?;
         }
-        let vcpu: VcpuState =
-            postcard::from_bytes(vcpu).map_err(|error| Error::State(error.to_string()))?;
-        self.machine.restore_vcpu(&vcpu)?;
+        // After the vCPU: replacing it completes its last access, which may write to memory.
+        write_pages(&self.machine.memory, pages.iter().map(|(frame, page)| (*frame, page)))?;
         if let Mode::Replaying(replaying) = &mut self.mode {
             replaying.deltas += 1;
             replaying.delta_pages += pages.len() as u64;
