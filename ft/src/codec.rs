@@ -156,9 +156,9 @@ impl Encoder {
     /// A bit per register that changed, then by how much each did.
     fn registers(&mut self, values: &RegisterValues, out: &mut Vec<u8>) {
         let pairs = || values.iter().zip(&self.registers);
-        let changed = pairs().enumerate().fold(0, |bits, (place, (value, last))| {
-            bits | u64::from(value != last) << place
-        });
+        let changed = pairs()
+            .enumerate()
+            .fold(0, |bits, (place, (value, last))| bits | u64::from(value != last) << place);
         put_varint(out, changed);
         for (value, last) in pairs().filter(|(value, last)| value != last) {
             put_varint(out, zigzag(value.wrapping_sub(*last)));
@@ -367,10 +367,7 @@ fn flag(reader: &mut Reader<'_>) -> Result<bool, DecodeError> {
 }
 
 /// Reads what changed since `values`. A difference of nothing is refused: one encoding per log.
-fn take_registers(
-    reader: &mut Reader<'_>,
-    values: &mut RegisterValues,
-) -> Result<(), DecodeError> {
+fn take_registers(reader: &mut Reader<'_>, values: &mut RegisterValues) -> Result<(), DecodeError> {
     let out_of_range = DecodeError::OutOfRange { what: "a register" };
     let changed = reader.varint("registers")?;
     if changed >> REGISTERS != 0 {

@@ -99,12 +99,8 @@ fn follow(chunks: &[Chunk], registers: [u64; 3]) -> Result<Vec<&'static str>, Di
 
 #[test]
 fn a_replay_sees_what_was_recorded_in_the_same_order() {
-    let modes = [
-        DigestMode::EveryMoment,
-        DigestMode::EveryChunk,
-        DigestMode::Off,
-        DigestMode::Registers,
-    ];
+    let modes =
+        [DigestMode::EveryMoment, DigestMode::EveryChunk, DigestMode::Off, DigestMode::Registers];
     for mode in modes {
         let seen = follow(&small_log(mode), [11, 22, 44]).unwrap();
         let expected = [

@@ -384,11 +384,7 @@ impl Replay {
         Ok(())
     }
 
-    fn compare_values(
-        &self,
-        moment: u64,
-        recorded: &RegisterValues,
-    ) -> Result<(), Divergence> {
+    fn compare_values(&self, moment: u64, recorded: &RegisterValues) -> Result<(), Divergence> {
         let (at, replayed) = &self.registers;
         if *at != moment {
             return Err(log_error(moment, "it has registers where the guest took no exit"));

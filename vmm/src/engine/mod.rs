@@ -7,6 +7,7 @@
 
 mod budget;
 mod clock;
+mod divergence;
 mod live;
 mod messages;
 mod recording;
@@ -16,7 +17,7 @@ use std::thread::JoinHandle;
 
 pub use clock::LiveClock;
 pub use messages::{
-    DivergenceReport, Ended, EngineHandle, Inspect, Inspection, Inbox, JoinKind, Message, Report,
+    DivergenceReport, Ended, EngineHandle, Inbox, Inspect, Inspection, JoinKind, Message, Report,
     ReportSink,
 };
 

@@ -21,6 +21,7 @@ const PAGES_AT_ONCE: usize = 256;
 
 /// What a recording engine keeps.
 pub(super) struct Recording {
+    kind: JoinKind,
     pub recorder: Recorder,
     pub deltas: u64,
     pub delta_pages: u64,
@@ -49,7 +50,9 @@ impl Recording {
     fn collect(&mut self, moment: u64, flush: bool) -> (Vec<Chunk>, Vec<(Noted, Output)>) {
         let due = self.flush_due_ns().is_some_and(|due| monotonic_ns() >= due);
         let full = self.recorder.pending_bytes() >= GATHER_BYTES;
-        let awaited = self.outputs.iter().any(|(_, output)| output.is_gated());
+        // Nobody acknowledges a file: no output waits for it.
+        let awaited =
+            self.kind == JoinKind::Pair && self.outputs.iter().any(|(_, output)| output.is_gated());
         let chunks = if flush || due || full || awaited {
             self.gathering_since_ns = None;
             self.recorder.cut(moment)
@@ -70,11 +73,12 @@ impl Engine {
         self.settle()?;
         self.emit(true)?;
         let digest_mode = match kind {
-            JoinKind::File => DigestMode::EveryMoment,
+            JoinKind::File => DigestMode::Registers,
             JoinKind::Pair => DigestMode::EveryChunk,
         };
         let moment = self.machine.moment();
         self.mode = Mode::Recording(Box::new(Recording {
+            kind,
             recorder: Recorder::new(moment, digest_mode),
             deltas: 0,
             delta_pages: 0,
@@ -113,11 +117,10 @@ impl Engine {
         if self.ended.is_some() || !matches!(self.mode, Mode::Recording(_)) {
             return Ok(());
         }
-        let devices = self.machine.state().digest()?;
         let memory = memory_digest(&self.machine.memory)?;
+        self.record_state(Some(memory))?;
         let moment = self.machine.moment();
         if let Mode::Recording(recording) = &mut self.mode {
-            recording.recorder.state_digest(moment, devices, Some(memory));
             recording.recorder.end(moment, reason);
         }
         self.emit(true)
@@ -199,6 +202,7 @@ impl Engine {
         let Mode::Recording(recording) = &mut self.mode else { return Ok(()) };
         let registers = self.machine.vcpu.registers()?;
         recording.recorder.register_digest(moment, registers.digest());
+        recording.recorder.registers(moment, &registers.values());
         if recording.gathering_since_ns.is_none() {
             recording.gathering_since_ns = Some(monotonic_ns());
         }
@@ -246,8 +250,21 @@ impl Engine {
             return Ok(());
         }
         recording.state_digest_due = moment.saturating_add(recording.digest_every);
-        let devices = self.machine.state().digest()?;
-        recording.recorder.state_digest(moment, devices, None);
+        self.record_state(None)
+    }
+
+    /// Logs what the other side compares its devices with: in a file all of their state, so that
+    /// a difference can be shown, else a digest.
+    fn record_state(&mut self, memory: Option<u64>) -> Result<(), Error> {
+        let moment = self.machine.moment();
+        let state = self.machine.state();
+        let Mode::Recording(recording) = &mut self.mode else { return Ok(()) };
+        if recording.kind == JoinKind::File {
+            recording.recorder.devices(moment, state.encode()?)?;
+        }
+        if recording.kind == JoinKind::Pair || memory.is_some() {
+            recording.recorder.state_digest(moment, state.digest()?, memory);
+        }
         Ok(())
     }
 

@@ -4,9 +4,10 @@
 //! not own the cursor over the log (`ft::Replay`).
 
 use ft::recorder::Noted;
-use ft::{Chunk, Divergence, Input, Page, Replay, Start, Step};
-use hypervisor::{Exit, VcpuState};
+use ft::{Chunk, Divergence, Input, Page, RegisterValues, Replay, Start, Step};
+use hypervisor::{Exit, Registers, VcpuState};
 
+use super::divergence::{devices_text, registers_text};
 use super::messages::{DivergenceReport, Ended, Message, NOT_LOGGED, Report};
 use super::{Engine, LiveClock, Mode};
 use crate::error::Error;
@@ -20,8 +21,43 @@ pub(super) struct Replaying {
     /// The last time the log told, ns.
     now_ns: u64,
     /// The first thing that differed.
-    difference: Option<String>,
+    difference: Option<Difference>,
     draining: bool,
+}
+
+/// The first thing that differed between log and replay.
+struct Difference {
+    /// A sentence.
+    what: String,
+    /// The recorded and the replayed registers, where they are what differs.
+    registers: Option<[Box<RegisterValues>; 2]>,
+    /// More about it, in whole lines.
+    details: String,
+}
+
+impl Difference {
+    fn new(what: impl Into<String>) -> Self {
+        Self { what: what.into(), registers: None, details: String::new() }
+    }
+}
+
+impl From<&Divergence> for Difference {
+    fn from(divergence: &Divergence) -> Self {
+        let registers = match divergence {
+            Divergence::RegisterValues { recorded, replayed, .. } => {
+                Some([recorded.clone(), replayed.clone()])
+            }
+            Divergence::Registers { .. }
+            | Divergence::Devices { .. }
+            | Divergence::Memory { .. }
+            | Divergence::Outputs { .. }
+            | Divergence::TimeAsked { .. }
+            | Divergence::TimeNotAsked { .. }
+            | Divergence::Overrun { .. }
+            | Divergence::Log { .. } => None,
+        };
+        Self { registers, ..Self::new(divergence.to_string()) }
+    }
 }
 
 impl Replaying {
@@ -47,12 +83,8 @@ impl Replaying {
         self.now_ns
     }
 
-    fn differs(&mut self, divergence: &Divergence) {
-        self.difference.get_or_insert_with(|| divergence.to_string());
-    }
-
-    fn differs_in(&mut self, text: &str) {
-        self.difference.get_or_insert_with(|| text.to_owned());
+    fn differs(&mut self, difference: impl Into<Difference>) {
+        self.difference.get_or_insert_with(|| difference.into());
     }
 }
 
@@ -83,13 +115,17 @@ impl Engine {
             Step::Run => return self.replay_interval(),
             Step::Input(input) => self.replay_input(&input),
             Step::Pages(pages) => {
-                write_pages(&self.machine.memory, pages.iter().map(|(frame, page)| (*frame, page)))?;
+                write_pages(
+                    &self.machine.memory,
+                    pages.iter().map(|(frame, page)| (*frame, page)),
+                )?;
             }
             Step::Delta { moment, vcpu, machine, pages } => {
                 self.apply_delta(&vcpu, machine.as_deref(), &pages)?;
                 // The first one of a log says where that log begins.
                 self.machine.moment = moment;
             }
+            Step::Devices { state } => self.compare_devices(&state)?,
             Step::StateDigest { devices, memory } => self.compare_state(devices, memory)?,
             Step::Released { output } => self.reports.send(Report::Released { output }),
             Step::ChunkEnd { number, outputs } => {
@@ -130,7 +166,7 @@ impl Engine {
     fn take_chunk(&mut self, chunk: &Chunk) {
         let Mode::Replaying(replaying) = &mut self.mode else { return };
         if let Err(error) = replaying.replay.push(chunk) {
-            replaying.differs_in(&error.to_string());
+            replaying.differs(Difference::new(error.to_string()));
         }
     }
 
@@ -154,7 +190,8 @@ impl Engine {
         let runnable = self.machine.runnable();
         let Mode::Replaying(replaying) = &mut self.mode else { return Ok(()) };
         if !runnable {
-            replaying.differs_in("the guest is halted here, but ran on in the log");
+            let what = "the guest is halted here, but ran on in the log";
+            replaying.differs(Difference::new(what));
             return Ok(());
         }
         let exit = self.machine.run()?;
@@ -164,6 +201,7 @@ impl Engine {
         let moment = self.machine.moment();
         let registers = self.machine.vcpu.registers()?;
         replaying.replay.register_digest(moment, registers.digest());
+        replaying.replay.registers(moment, &registers.values());
         let (machine, mut time) = self.machine_and_time();
         // A reset comes with the log as a delta, a power-off as the log's end.
         let _ = machine.handle(&exit, &mut time)?;
@@ -208,7 +246,19 @@ impl Engine {
         };
         let checked = Replay::check_state(moment, (devices, memory), (state.digest()?, mine));
         if let (Err(divergence), Mode::Replaying(replaying)) = (checked, &mut self.mode) {
-            replaying.differs_in(&format!("{divergence}\nreplayed devices: {state:#?}"));
+            replaying.differs(&divergence);
+        }
+        Ok(())
+    }
+
+    fn compare_devices(&mut self, recorded: &[u8]) -> Result<(), Error> {
+        let state = self.machine.state();
+        let Mode::Replaying(replaying) = &mut self.mode else { return Ok(()) };
+        if state.encode()? != recorded {
+            let moment = self.machine.moment();
+            let what = format!("the state of the devices diverged at or before moment {moment}");
+            let details = devices_text(recorded, &state)?;
+            replaying.differs(Difference { details, ..Difference::new(what) });
         }
         Ok(())
     }
@@ -235,14 +285,28 @@ impl Engine {
         let Mode::Replaying(replaying) = &mut self.mode else { return };
         let Some(what) = replaying.difference.take() else { return };
         let moment = self.machine.moment();
-        let instruction = self.machine.instruction_text();
-        let registers = self.machine.vcpu.registers().map(|registers| registers.to_string());
-        let text = format!(
-            "at moment {moment}: {what}\nguest instruction: {instruction}\nreplayed registers:\n{}",
-            registers.unwrap_or_else(|error| error.to_string())
-        );
+        let text = self.report_text(moment, &what);
         self.reports.send(Report::Diverged(DivergenceReport { moment, text: text.clone() }));
         self.ended = Some(Ended::Failed(text));
+    }
+
+    fn report_text(&self, moment: u64, difference: &Difference) -> String {
+        let mut text = format!("at moment {moment}: {}\n{}", difference.what, difference.details);
+        let instruction = |rip: u64| format!("{rip:#x}: {}", self.machine.instruction_text(rip));
+        if let Some([recorded, replayed]) = &difference.registers {
+            for (which, values) in [("recorded", recorded), ("replayed", replayed)] {
+                let rip = Registers::from_values(values).rip;
+                text += &format!("{which} guest instruction {}\n", instruction(rip));
+            }
+            return text + &registers_text(recorded, replayed);
+        }
+        match self.machine.vcpu.registers() {
+            Ok(registers) => {
+                text += &format!("guest instruction {}\n", instruction(registers.rip));
+                text + &format!("registers of the replay:\n{registers}")
+            }
+            Err(error) => text + &error.to_string(),
+        }
     }
 
     /// From now on the world is this machine's. Requests that were open are asked for again.

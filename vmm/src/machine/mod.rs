@@ -185,9 +185,10 @@ impl Machine {
         }
     }
 
-    /// The guest's next instruction, for reports.
-    pub fn instruction_text(&self) -> String {
-        match self.vcpu.instruction_bytes(&self.memory) {
+    /// The instruction that the guest has at an instruction pointer, for reports.
+    pub fn instruction_text(&self, rip: u64) -> String {
+        match self.vcpu.instruction_bytes_at(rip, &self.memory) {
+            Ok(bytes) if bytes.is_empty() => "no memory there".to_owned(),
             Ok(bytes) => instruction::text(&bytes),
             Err(error) => format!("cannot be read: {error}"),
         }

@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use super::protection::Protection;
 use super::Shell;
+use super::protection::Protection;
 use crate::api::{ApiReply, ApiResult, FtInfo, FtProtection, FtRole, FtState};
 
 impl Shell {

@@ -66,9 +66,9 @@ impl Shell {
     pub(super) fn must_be_ours(&self) -> Result<(), ApiError> {
         match &self.protection {
             Protection::None | Protection::Recording(_) => Ok(()),
-            Protection::Replaying(_) => Err(ApiError::failed(
-                "This VM follows a log; nothing but the log may change it.",
-            )),
+            Protection::Replaying(_) => {
+                Err(ApiError::failed("This VM follows a log; nothing but the log may change it."))
+            }
         }
     }
 
@@ -116,7 +116,7 @@ impl Shell {
     pub(super) fn on_diverged(&mut self, divergence: &DivergenceReport) {
         if matches!(self.protection, Protection::Replaying(_)) {
             self.outcome = Some(super::Outcome::Badly(format!(
-                "the replay diverged from its log {}",
+                "the replay diverged from its log\n{}",
                 divergence.text
             )));
         }

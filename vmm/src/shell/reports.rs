@@ -28,8 +28,8 @@ impl Shell {
             }
             Report::Executed { number, moment, now_ns, outputs } => {
                 self.statistics.moment = moment;
-                let _ = (number, now_ns);
-                self.on_replayed(moment, outputs)?;
+                let _ = number;
+                self.on_replayed(moment, now_ns, outputs)?;
             }
             Report::Released { .. } => {}
             Report::LogEnd(reason) => self.on_replay_end(reason),
@@ -83,7 +83,7 @@ impl Shell {
 
     fn on_divergence(&mut self, divergence: &DivergenceReport) {
         self.statistics.divergences += 1;
-        self.statistics.happened(format!("The replay diverged {}", divergence.text));
+        self.statistics.happened(format!("The replay diverged at moment {}", divergence.moment));
         self.events.report("ft", "diverged", json!({ "moment": divergence.moment }));
         self.on_diverged(divergence);
     }
@@ -97,7 +97,8 @@ impl Shell {
             Ended::Stopped => return,
             Ended::Failed(why) => Outcome::Badly(why.clone()),
         };
-        if let Outcome::Badly(why) = &outcome {
+        // A divergence has been told already, in full.
+        if let (Outcome::Badly(why), None) = (&outcome, &self.outcome) {
             log::error!("the VM ended: {why}");
             self.statistics.happened(format!("The VM ended: {why}"));
         }
@@ -107,7 +108,7 @@ impl Shell {
         self.leave_protection();
         self.end_vm();
         if !self.invocation.no_shutdown {
-            self.outcome = Some(outcome);
+            self.outcome.get_or_insert(outcome);
         }
     }
 
