@@ -201,19 +201,25 @@ impl Shell {
                     log.sent += 1;
                     running.engine.send(Message::Chunk(chunk));
                 }
-                None => log.at_end = true,
+                None => {
+                    log.at_end = true;
+                    running.engine.send(Message::Drain);
+                }
             }
         }
-        if log.at_end && log.executed == log.sent {
-            let text = format!(
-                "the log ends without an end, as after a crash or on a full disk ({} bytes of an \
-                 unfinished frame); up to moment {} the replay was equal",
-                log.reader.torn_bytes(),
-                log.progress.moment
-            );
-            self.outcome = Some(Outcome::Badly(text));
-        }
         Ok(())
+    }
+
+    /// Everything in the file was replayed. A log that ends on purpose has said so before.
+    pub(super) fn on_replay_drained(&mut self) {
+        let Protection::Replaying(log) = &self.protection else { return };
+        let text = format!(
+            "the log ends without an end, as after a crash or on a full disk ({} bytes of an \
+             unfinished frame); up to moment {} the replay was equal",
+            log.reader.torn_bytes(),
+            log.progress.moment
+        );
+        self.outcome.get_or_insert(Outcome::Badly(text));
     }
 
     pub(super) fn on_replayed(

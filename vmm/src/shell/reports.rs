@@ -33,7 +33,8 @@ impl Shell {
             }
             Report::Released { .. } => {}
             Report::LogEnd(reason) => self.on_replay_end(reason),
-            Report::Drained(_) | Report::Live(_) => {}
+            Report::Drained(_) => self.on_replay_drained(),
+            Report::Live(_) => {}
             Report::Diverged(divergence) => self.on_divergence(&divergence),
             Report::Reset => self.events.report("vm", "rebooted", json!({})),
             Report::Paused => {
