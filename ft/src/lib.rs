@@ -1,1 +1,42 @@
-//! placeholder
+//! Fault tolerance without I/O: what a protected machine's log holds, how it is framed, when an
+//! output may leave, and how two replicas agree on who is live.
+//!
+//! Nothing in this crate reads a clock, opens a socket or starts a thread: callers pass bytes,
+//! messages and the time in, and carry out what comes back. That is what lets a simulator run both
+//! replicas, the network and the arbiter in one thread from one seed.
+//!
+//! The order to read it in: [`event`] and [`record`] (the vocabulary), [`codec`], [`chunk`] and
+//! [`frame`] (its bytes), [`recorder`] and [`replay`] (the two ends of a log), [`gate`] (output
+//! commit). It does not own the machine, its state's encoding, or the sockets.
+#![cfg_attr(not(any(test, feature = "std")), no_std)]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod bytes;
+pub mod chunk;
+pub mod codec;
+pub mod error;
+pub mod event;
+pub mod frame;
+pub mod gate;
+pub mod prologue;
+pub mod record;
+pub mod recorder;
+pub mod replay;
+pub mod settings;
+
+pub use chunk::{Batch, Chunk};
+pub use codec::{Decoder, Encoder};
+pub use error::{DecodeError, Divergence, FrameError, Mismatch, RecordError};
+pub use event::{BlockOp, Input, Output, Trail};
+pub use frame::{Frame, FrameReader, FrameWriter, Kind};
+pub use gate::{Gate, Weight};
+pub use prologue::{Assumptions, Prologue};
+pub use record::{EndReason, PAGE_SIZE, Page, Record};
+pub use recorder::{DigestMode, Recorder};
+pub use replay::{Replay, Start, Step};
+pub use settings::{AckMode, Settings};
+
+#[cfg(test)]
+mod log_tests;

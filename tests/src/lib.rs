@@ -1,1 +1,12 @@
-//! placeholder
+//! The harness of the end-to-end tests: emulated hosts, the guest they run, and the client outside both.
+//!
+//! Owns what tests and the demo share. Does not own the tests themselves (`tests/tests/`), nor anything that a
+//! user of the VMM needs.
+
+pub mod client;
+pub mod guest;
+pub mod initramfs;
+pub mod runner;
+
+#[cfg(test)]
+mod selftest;

@@ -1,0 +1,278 @@
+//! Recorder and replay against each other: a small machine is recorded and followed.
+
+use alloc::{vec, vec::Vec};
+
+use crate::chunk::Chunk;
+use crate::error::Divergence;
+use crate::event::{Input, Output};
+use crate::record::{EndReason, PAGE_SIZE, Page};
+use crate::recorder::{CHUNK_BYTES_SOFT, DigestMode, RECORD_BYTES_MAX, Recorder};
+use crate::replay::{Replay, Start, Step};
+
+fn serial(byte: u8) -> Output {
+    Output::Serial { bytes: vec![byte] }
+}
+
+fn key(byte: u8) -> Input {
+    Input::Serial { bytes: vec![byte] }
+}
+
+/// Two natural moments with a time read and an input, a delta, one more natural moment.
+fn small_log(mode: DigestMode) -> Vec<Chunk> {
+    let mut log = Recorder::new(0, mode);
+    log.register_digest(1, 11);
+    log.input(1, &Input::TimeRead { now_ns: 100 }).unwrap();
+    assert_eq!(log.output(&serial(1)).sequence, 1);
+    log.input(1, &key(1)).unwrap();
+    let mut chunks = log.cut(1);
+    log.input(1, &key(2)).unwrap();
+    log.register_digest(2, 22);
+    chunks.extend(log.cut(2));
+    log.pages(2, [(7, Page::Zero), (8, Page::from_bytes(&[1; PAGE_SIZE]))]);
+    log.pages(2, [(7, Page::from_bytes(&[2; PAGE_SIZE]))]);
+    log.delta(3, vec![3], None).unwrap();
+    log.released(3, 1);
+    log.input(3, &Input::Tick { now_ns: 200 }).unwrap();
+    log.register_digest(4, 44);
+    log.state_digest(4, 5, None);
+    log.end(4, EndReason::PowerOff);
+    chunks.extend(log.cut(4));
+    chunks
+}
+
+/// Follows `small_log`, with `registers` in place of the recorded ones; what it saw, in words.
+fn follow(chunks: &[Chunk], registers: [u64; 3]) -> Result<Vec<&'static str>, Divergence> {
+    let mut replay = Replay::new(Start::At(0), 100);
+    for chunk in chunks {
+        replay.push(chunk).unwrap();
+    }
+    let mut registers = registers.into_iter();
+    let (mut moment, mut seen) = (0, vec![]);
+    loop {
+        seen.push(match replay.next_step(moment)? {
+            Step::Run => {
+                moment += 1;
+                replay.register_digest(moment, registers.next().unwrap());
+                if moment == 1 {
+                    assert_eq!(replay.take_time(moment)?, 100);
+                    replay.output(&serial(1));
+                }
+                "run"
+            }
+            Step::Input(Input::Serial { .. }) => "key",
+            Step::Input(_) => "tick",
+            Step::Pages(_) => unreachable!("only while joining"),
+            Step::Delta { moment: new, vcpu, machine, pages } => {
+                assert_eq!((moment, new, vcpu, machine), (2, 3, vec![3], None));
+                assert_eq!(pages.get(&7), Some(&Page::from_bytes(&[2; PAGE_SIZE])));
+                moment = new;
+                "delta"
+            }
+            Step::StateDigest { devices, .. } => {
+                Replay::check_state(moment, (devices, None), (5, Some(1)))?;
+                "state"
+            }
+            Step::Released { output } => {
+                assert_eq!(output, 1);
+                "released"
+            }
+            Step::ChunkEnd { .. } => "chunk",
+            Step::Wait => return Ok(seen),
+            Step::End(reason) => {
+                assert_eq!((reason, replay.take_over()), (EndReason::PowerOff, 200));
+                seen.push("end");
+                return Ok(seen);
+            }
+        });
+    }
+}
+
+#[test]
+fn a_replay_sees_what_was_recorded_in_the_same_order() {
+    for mode in [DigestMode::EveryMoment, DigestMode::EveryChunk, DigestMode::Off] {
+        let seen = follow(&small_log(mode), [11, 22, 44]).unwrap();
+        let expected = [
+            "run", "key", "chunk", "key", "run", "chunk", "delta", "released", "tick", "run",
+            "state", "chunk", "end",
+        ];
+        assert_eq!(seen, expected);
+    }
+}
+
+#[test]
+fn different_registers_are_a_divergence_where_digests_are_kept() {
+    for (mode, registers, at) in [
+        (DigestMode::EveryMoment, [10, 22, 44], 1),
+        (DigestMode::EveryMoment, [11, 22, 45], 4),
+        (DigestMode::EveryChunk, [11, 20, 44], 2),
+    ] {
+        match follow(&small_log(mode), registers) {
+            Err(Divergence::Registers { moment, .. }) => assert_eq!(moment, at),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(follow(&small_log(DigestMode::Off), [0, 0, 0]).is_ok());
+}
+
+#[test]
+fn an_interval_of_unknown_end_is_not_run() {
+    let chunks = small_log(DigestMode::EveryChunk);
+    let mut replay = Replay::new(Start::At(0), 100);
+    assert_eq!(replay.next_step(0), Ok(Step::Wait));
+    replay.push(&chunks[0]).unwrap();
+    replay.push(&chunks[1]).unwrap();
+    assert_eq!(replay.next_step(0), Ok(Step::Run));
+    replay.register_digest(1, 11);
+    replay.take_time(1).unwrap();
+    replay.output(&serial(1));
+    while replay.next_step(1).unwrap() != Step::Run {}
+    replay.register_digest(2, 22);
+    assert_eq!(
+        replay.next_step(2).unwrap(),
+        Step::ChunkEnd { number: 2, outputs: replay.outputs() }
+    );
+    // Whether the interval after moment 2 ends by itself is for the next chunk to say.
+    assert_eq!(replay.next_step(2), Ok(Step::Wait));
+    assert!(replay.is_drained());
+}
+
+#[test]
+fn time_reads_and_outputs_that_differ_are_divergences() {
+    let chunks = small_log(DigestMode::Off);
+    let start = || {
+        let mut replay = Replay::new(Start::At(0), 100);
+        replay.push(&chunks[0]).unwrap();
+        assert_eq!(replay.next_step(0), Ok(Step::Run));
+        replay.register_digest(1, 11);
+        replay
+    };
+    let mut replay = start();
+    assert_eq!(replay.next_step(1), Err(Divergence::TimeNotAsked { moment: 1 }));
+    let mut replay = start();
+    replay.take_time(1).unwrap();
+    assert_eq!(replay.take_time(1), Err(Divergence::TimeAsked { moment: 1 }));
+    let mut replay = start();
+    replay.take_time(1).unwrap();
+    replay.output(&serial(2));
+    assert_eq!(replay.next_step(1), Ok(Step::Input(key(1))));
+    assert!(matches!(replay.next_step(1), Err(Divergence::Outputs { moment: 1, .. })));
+}
+
+#[test]
+fn a_half_received_delta_is_dropped_at_takeover() {
+    let mut log = Recorder::new(5, DigestMode::EveryChunk);
+    log.pages(5, [(1, Page::Zero)]);
+    let mut replay = Replay::new(Start::At(5), 100);
+    for chunk in log.cut(5) {
+        replay.push(&chunk).unwrap();
+    }
+    assert!(matches!(replay.next_step(5), Ok(Step::ChunkEnd { .. })));
+    assert_eq!(replay.next_step(5), Ok(Step::Wait));
+    replay.take_over();
+    log.delta(6, vec![], Some(vec![])).unwrap();
+    for chunk in log.cut(6) {
+        replay.push(&chunk).unwrap();
+    }
+    match replay.next_step(5) {
+        Ok(Step::Delta { pages, .. }) => assert!(pages.is_empty()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_join_starts_blank_and_takes_pages_at_once() {
+    let mut log = Recorder::new(50, DigestMode::EveryChunk);
+    log.pages(50, (0..600).map(|number| (number, Page::Zero)));
+    log.delta(51, vec![1], Some(vec![2])).unwrap();
+    log.register_digest(52, 9);
+    let mut replay = Replay::new(Start::Blank, 1000);
+    for chunk in log.cut(52) {
+        replay.push(&chunk).unwrap();
+    }
+    let mut pages_seen = 0;
+    let moment = loop {
+        match replay.next_step(0).unwrap() {
+            Step::Pages(pages) => pages_seen += pages.len(),
+            Step::Delta { moment, machine, .. } => break (moment, machine).0,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!((moment, pages_seen), (51, 600));
+    assert_eq!(replay.next_step(51), Ok(Step::Run));
+}
+
+#[test]
+fn a_log_that_grows_is_closed_into_chunks_that_fit_a_frame() {
+    let mut log = Recorder::new(0, DigestMode::EveryChunk);
+    let packet = |bytes| Input::Packet { device: 0, bytes: vec![1; bytes] };
+    for moment in 1..=200 {
+        log.register_digest(moment, moment);
+        log.input(moment, &packet(60_000)).unwrap();
+        if moment % 50 == 0 {
+            log.pages(moment, (0..600).map(|n| (n, Page::from_bytes(&[1; PAGE_SIZE]))));
+        }
+    }
+    log.input(200, &packet(RECORD_BYTES_MAX)).unwrap();
+    assert!(log.input(200, &packet(RECORD_BYTES_MAX + 1)).is_err());
+    let chunks = log.cut(200);
+    assert!(chunks.len() > 12);
+    let mut replay = Replay::new(Start::At(0), 1000);
+    for chunk in &chunks {
+        assert!(chunk.records.len() <= CHUNK_BYTES_SOFT + RECORD_BYTES_MAX);
+        assert_eq!(Chunk::from_body(chunk.start_moment, &chunk.to_body()).as_ref(), Ok(chunk));
+        replay.push(chunk).unwrap();
+    }
+    let (mut moment, mut packets) = (0, 0);
+    loop {
+        match replay.next_step(moment).unwrap() {
+            Step::Run => {
+                moment += 1;
+                replay.register_digest(moment, moment);
+            }
+            Step::Input(_) => packets += 1,
+            Step::ChunkEnd { .. } => {}
+            Step::Wait => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((moment, packets), (200, 201));
+}
+
+#[test]
+fn many_small_records_are_closed_into_chunks_that_can_be_decoded() {
+    let mut log = Recorder::new(0, DigestMode::Off);
+    for moment in 1..=300_000 {
+        log.register_digest(moment, 0);
+        log.input(moment, &Input::TimeRead { now_ns: moment }).unwrap();
+    }
+    let chunks = log.cut(300_000);
+    assert!(chunks.len() > 1);
+    assert!(chunks.iter().all(|chunk| chunk.decode().is_ok()));
+}
+
+#[test]
+fn chunks_in_the_wrong_order_are_refused() {
+    let chunks = small_log(DigestMode::Off);
+    let mut replay = Replay::new(Start::At(0), 100);
+    assert!(replay.push(&chunks[1]).is_err());
+    replay.push(&chunks[0]).unwrap();
+    assert!(replay.push(&chunks[0]).is_err());
+    let late = Chunk { start_moment: 9, end_moment: 9, ..chunks[1].clone() };
+    assert!(replay.push(&late).is_err());
+}
+
+#[test]
+fn records_out_of_place_make_a_chunk_unreadable() {
+    let mut log = Recorder::new(0, DigestMode::Off);
+    log.register_digest(1, 0);
+    log.input(1, &key(1)).unwrap();
+    let chunk = log.cut(1).remove(0);
+    assert!(Chunk { end_moment: 0, ..chunk.clone() }.decode().is_err());
+    let mut records = vec![];
+    let mut encoder = crate::Encoder::new(0);
+    let outputs = crate::Trail::default();
+    let delta = crate::Record::Delta { vcpu: vec![], machine: None, outputs };
+    encoder.append(1, &crate::Record::Input(key(1)), &mut records);
+    encoder.append(1, &delta, &mut records);
+    assert!(Chunk { records, ..chunk }.decode().is_err());
+}

@@ -1,0 +1,101 @@
+//! The numbers both replicas work by. The primary chooses them; they travel in the prologue.
+//!
+//! Why the lease must be shorter than the timeout is argued in `docs/PROTOCOL.md`.
+
+use alloc::{format, string::String};
+use serde::{Deserialize, Serialize};
+
+/// When a chunk counts as acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AckMode {
+    /// The backup holds it.
+    Received,
+    /// The backup has executed it and its outputs were the same.
+    Verified,
+}
+
+/// Timers and limits of a pair.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// When a chunk counts as acknowledged.
+    pub ack: AckMode,
+    /// Milliseconds between two heartbeats.
+    pub heartbeat_ms: u64,
+    /// Milliseconds of silence after which the peer counts as lost.
+    pub timeout_ms: u64,
+    /// Milliseconds that an answer of the backup allows the primary to release outputs.
+    pub lease_ms: u64,
+    /// Milliseconds between two questions to an arbiter that does not answer, at first; it doubles
+    /// up to sixteen times that.
+    pub arbiter_retry_ms: u64,
+    /// Bytes of log that may be unacknowledged before the machine is stopped.
+    pub log_limit_bytes: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            ack: AckMode::Received,
+            heartbeat_ms: 50,
+            timeout_ms: 500,
+            lease_ms: 250,
+            arbiter_retry_ms: 100,
+            log_limit_bytes: 64 << 20,
+        }
+    }
+}
+
+impl Settings {
+    /// Whether these numbers can work together.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that says which cannot, for the user.
+    pub fn check(&self) -> Result<(), String> {
+        if self.heartbeat_ms == 0 || self.arbiter_retry_ms == 0 || self.log_limit_bytes == 0 {
+            return Err(String::from(
+                "heartbeat_ms, arbiter_retry_ms and log_limit_bytes must not be 0",
+            ));
+        }
+        if self.timeout_ms > 3_600_000 {
+            return Err(format!("timeout_ms={} is more than an hour", self.timeout_ms));
+        }
+        if self.lease_ms < self.heartbeat_ms.saturating_mul(2) {
+            return Err(format!(
+                "lease_ms={} must be at least twice heartbeat_ms={}, or outputs would wait for \
+                 heartbeats",
+                self.lease_ms, self.heartbeat_ms
+            ));
+        }
+        if self.lease_ms.saturating_add(self.heartbeat_ms) > self.timeout_ms {
+            return Err(format!(
+                "lease_ms={} must be shorter than timeout_ms={} by at least heartbeat_ms={}, or a \
+                 stalled primary could still speak when its backup goes live",
+                self.lease_ms, self.timeout_ms, self.heartbeat_ms
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_work_together() {
+        assert_eq!(Settings::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn a_lease_as_long_as_the_timeout_is_refused() {
+        let settings = Settings { lease_ms: 500, ..Settings::default() };
+        assert!(settings.check().unwrap_err().contains("lease_ms=500"));
+        let settings = Settings { lease_ms: 60, ..Settings::default() };
+        assert!(settings.check().is_err());
+        let settings = Settings { heartbeat_ms: 0, ..Settings::default() };
+        assert!(settings.check().is_err());
+        let settings = Settings { timeout_ms: u64::MAX, ..Settings::default() };
+        assert!(settings.check().is_err());
+    }
+}

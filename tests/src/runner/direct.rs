@@ -1,0 +1,94 @@
+//! A host for machines that have hardware virtualisation themselves: a network namespace, nothing more.
+//!
+//! Owns the namespace and the processes in it. The host's death is the death of all of them at once.
+
+use std::fs::{self, File};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use super::agent::{Agent, serve};
+use super::namespace::Namespace;
+use super::network::{Network, PREFIX_LENGTH, host_address};
+
+/// A namespace in place of a host.
+pub struct DirectHost {
+    namespace: Namespace,
+}
+
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl DirectHost {
+    /// Makes the host and plugs it into the network. Its agent runs in a thread of this process.
+    pub fn start(index: usize, network: &Network) -> Result<(Self, Agent)> {
+        let namespace = Namespace::create()?;
+        namespace.ip("link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0")?;
+        network.add_cable(index, &namespace)?;
+        let mac = format!("52:54:00:77:00:{index:02x}");
+        namespace.ip(&format!("link set eth0 address {mac} master br0 up"))?;
+        namespace.ip(&format!("link set br0 address {mac} up"))?;
+        namespace.ip(&format!("address add {}/{PREFIX_LENGTH} dev br0", host_address(index)))?;
+        let (ours, theirs) = UnixStream::pair()?;
+        namespace.occupy(move || {
+            // It ends when the outside closes its end; there is no one left to tell.
+            let _ = serve(File::from(OwnedFd::from(theirs)));
+        })?;
+        let agent = Agent::connect(ours, ANSWER_TIMEOUT, || Ok(()))?;
+        Ok((Self { namespace }, agent))
+    }
+
+    /// Kills everything that runs in it.
+    pub fn end(&self) -> Result<()> {
+        // A process may have forked while the others were killed.
+        while self.signal(libc::SIGKILL)? > 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    /// Stops everything that runs in it.
+    pub fn pause(&self) -> Result<()> {
+        self.signal(libc::SIGSTOP).map(drop)
+    }
+
+    /// Undoes [`Self::pause`].
+    pub fn resume(&self) -> Result<()> {
+        self.signal(libc::SIGCONT).map(drop)
+    }
+
+    /// Sends a signal to every process in the namespace; returns how many there were.
+    fn signal(&self, signal: i32) -> Result<usize> {
+        let identity = self.namespace.identity()?;
+        let mut count = 0;
+        for entry in fs::read_dir("/proc").context("cannot list processes")? {
+            let name = entry?.file_name();
+            let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else {
+                continue;
+            };
+            // A process that is ending has no namespace any more.
+            let inside = fs::metadata(format!("/proc/{pid}/ns/net"))
+                .is_ok_and(|file| file.ino() == identity);
+            if inside {
+                count += 1;
+                // SAFETY: kill(2) takes plain numbers.
+                let sent = unsafe { libc::kill(pid, signal) } == 0;
+                ensure!(sent || gone(), "cannot signal process {pid}");
+            }
+        }
+        Ok(count)
+    }
+}
+
+fn gone() -> bool {
+    std::io::Error::last_os_error().raw_os_error() == Some(libc::ESRCH)
+}
+
+impl Drop for DirectHost {
+    fn drop(&mut self) {
+        // What is left dies with this process in any case.
+        let _ = self.end();
+    }
+}

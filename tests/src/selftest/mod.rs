@@ -1,0 +1,7 @@
+//! Tests of the harness itself, with nothing of the VMM in them: when they pass, a failure elsewhere is not the harness's.
+//!
+//! Owns a guest under plain QEMU, against which services and client are tried. They need root, and take the tests'
+//! dependencies for granted like the others.
+
+mod guest;
+mod hosts;

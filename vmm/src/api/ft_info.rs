@@ -1,0 +1,141 @@
+//! The answer of `vm.ft-info`: how the protection of a VM is, in numbers with units.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::AckMode;
+
+/// How the protection is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FtInfo {
+    /// What this replica is doing.
+    pub state: FtState,
+    /// Which part it plays; absent for a VM that is on its own.
+    pub role: Option<FtRole>,
+    /// How many pairs this VM has been part of; the arbiter is asked once a generation.
+    pub generation: u64,
+    /// How the VM is kept twice.
+    pub mode: FtProtection,
+    /// When outputs may leave.
+    pub ack: AckMode,
+    /// The other replica's address, or the log's file.
+    pub peer: Option<String>,
+    /// The VM's logical time here: deterministic exits since it booted.
+    pub moment: u64,
+    /// The last moment the backup acknowledged.
+    pub acknowledged_moment: u64,
+    /// Milliseconds the backup's execution is behind.
+    pub lag_ms: u64,
+    /// The log.
+    pub log: LogTraffic,
+    /// Outputs that wait for an acknowledgement now.
+    pub outputs_held: u64,
+    /// How long outputs waited.
+    pub output_delay_us: OutputDelayUs,
+    /// Times the state was shipped instead of the log.
+    pub deltas: u64,
+    /// Pages shipped with them.
+    pub delta_pages: u64,
+    /// Times the replicas' digests differed.
+    pub divergences: u64,
+    /// What happened last.
+    pub last_event: Option<FtEvent>,
+}
+
+/// What a replica is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FtState {
+    /// Not protected and not asked to be.
+    #[default]
+    Off,
+    /// Primary: runs on its own after its backup was lost or released.
+    Solo,
+    /// Primary: the backup is being given the VM. Backup: it is being received.
+    Joining,
+    /// Primary: the backup follows; outputs wait for it.
+    Protected,
+    /// Primary: the backup is lost; outputs are held while the arbiter is asked.
+    Holding,
+    /// Backup: no primary has come yet.
+    Waiting,
+    /// Backup: executes the primary's log.
+    Following,
+    /// Backup: the primary is lost; the rest of its log is replayed and the arbiter asked.
+    TakingOver,
+    /// Backup: it took over and is the VM now.
+    Live,
+    /// Either: the other one lives, so this one stopped for good.
+    Halted,
+    /// The run is written to a file.
+    Recording,
+    /// A recorded run is executed and compared.
+    Replaying,
+    /// A replay differed from its recording and stopped.
+    Diverged,
+    /// A replay came to the end of its log without a difference.
+    Replayed,
+}
+
+/// The part a VMM plays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FtRole {
+    /// Runs the VM for the world.
+    Primary,
+    /// Follows.
+    Backup,
+    /// Writes a log.
+    Recorder,
+    /// Reads a log.
+    Replayer,
+}
+
+/// How a VM is kept twice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FtProtection {
+    /// Not at all.
+    #[default]
+    None,
+    /// The backup executes the log; deltas only where it must.
+    Replay,
+    /// Deltas alone.
+    Checkpoint,
+}
+
+/// How much log there is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogTraffic {
+    /// Bytes since the protection began.
+    pub bytes: u64,
+    /// Bytes a second, over the last seconds.
+    pub bytes_per_second: u64,
+    /// Bytes by kind of record.
+    pub bytes_by_kind: BTreeMap<String, u64>,
+    /// Bytes a second by kind of record, over the last seconds.
+    pub bytes_per_second_by_kind: BTreeMap<String, u64>,
+}
+
+/// How long outputs waited for their acknowledgement, in microseconds, over the last seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputDelayUs {
+    /// Half of them waited no longer.
+    pub p50: u64,
+    /// 99 in 100 waited no longer.
+    pub p99: u64,
+}
+
+/// Something that happened to the pair.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FtEvent {
+    /// What, as a sentence.
+    pub what: String,
+    /// When, in milliseconds since 1970 (UTC) by this host's clock.
+    pub when_unix_ms: u64,
+    /// How long ago, in milliseconds, at the time of asking.
+    pub ago_ms: u64,
+    /// The moment at which it happened, if it has one.
+    pub moment: Option<u64>,
+}

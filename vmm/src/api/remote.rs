@@ -1,0 +1,177 @@
+//! The command line of `ch-remote`: Cloud Hypervisor's commands, and ours for the protection. Each
+//! is one request; what comes back is printed as readable JSON.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use clap::{Arg, ArgMatches, Command};
+use thiserror::Error;
+
+use super::client::{ClientError, request};
+use crate::config::{ConfigError, FtConfig};
+
+/// Why a command failed.
+#[derive(Debug, Error)]
+pub enum RemoteError {
+    /// The command line cannot be read; clap's own text.
+    #[error("{0}")]
+    Usage(clap::Error),
+    /// The configuration given with the command is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The configuration's file cannot be read.
+    #[error("The VM configuration {name} cannot be read: {source}.")]
+    ReadConfig {
+        /// The file, or `on standard input`.
+        name: String,
+        /// The host's reason.
+        source: io::Error,
+    },
+    /// The VMM refused or is not there.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+}
+
+/// Commands without arguments: name, HTTP method, path, help.
+const PLAIN: &[(&str, &str, &str, &str)] = &[
+    ("ping", "GET", "vmm.ping", "Ask the VMM who it is"),
+    ("shutdown-vmm", "PUT", "vmm.shutdown", "End the VM, then the VMM"),
+    ("boot", "PUT", "vm.boot", "Boot the VM that was created"),
+    ("info", "GET", "vm.info", "The VM's configuration and state"),
+    ("counters", "GET", "vm.counters", "What the VM's devices counted"),
+    ("pause", "PUT", "vm.pause", "Stop the VM where it is"),
+    ("resume", "PUT", "vm.resume", "Let a paused VM go on"),
+    ("shutdown", "PUT", "vm.shutdown", "End the VM and keep its configuration"),
+    ("reboot", "PUT", "vm.reboot", "Reset the VM"),
+    ("power-button", "PUT", "vm.power-button", "Press the VM's power button"),
+    ("delete", "PUT", "vm.delete", "End the VM and forget its configuration"),
+    ("ft-disable", "PUT", "vm.ft-disable", "Let the VM run on without its backup"),
+    ("ft-failover", "PUT", "vm.ft-failover", "Hand the VM over to its backup and end here"),
+    ("ft-info", "GET", "vm.ft-info", "How the VM's protection is"),
+];
+
+/// Cloud Hypervisor's commands that are not there yet.
+const NOT_YET: &[&str] = &[
+    "add-device",
+    "add-disk",
+    "add-fs",
+    "add-generic-vhost-user",
+    "add-net",
+    "add-pmem",
+    "add-user-device",
+    "add-vdpa",
+    "add-vsock",
+    "coredump",
+    "nmi",
+    "receive-migration",
+    "remove-device",
+    "resize",
+    "resize-disk",
+    "resize-zone",
+    "restore",
+    "send-migration",
+    "snapshot",
+];
+
+/// The command line's grammar.
+pub fn command() -> Command {
+    let socket = Arg::new("api-socket")
+        .long("api-socket")
+        .value_name("PATH")
+        .help("The Unix socket of the VMM's API")
+        .value_parser(clap::value_parser!(PathBuf))
+        .required(true);
+    let create = Command::new("create")
+        .about("Create a VM from a JSON configuration")
+        .arg(Arg::new("path").default_value("-").help("The configuration's file; - is stdin"));
+    let enable = Command::new("ft-enable")
+        .about("Protect the VM that runs")
+        .arg(Arg::new("config").required(true).help(FtConfig::SYNTAX));
+    let not_yet = NOT_YET.iter().map(|name| {
+        Command::new(*name)
+            .hide(true)
+            .disable_help_flag(true)
+            .arg(Arg::new("rest").num_args(0..).trailing_var_arg(true).allow_hyphen_values(true))
+    });
+    Command::new("ch-remote")
+        .about("Control a running VMM through its API socket")
+        .version(concat!("v", env!("CARGO_PKG_VERSION")))
+        .subcommand_required(true)
+        .arg(socket)
+        .subcommand(create)
+        .subcommand(enable)
+        .subcommands(PLAIN.iter().map(|(name, _, _, help)| Command::new(*name).about(*help)))
+        .subcommands(not_yet)
+}
+
+/// Carries out one command line (`arguments` begins with the program's name); what is to be
+/// printed.
+///
+/// # Errors
+/// Everything that can go wrong, as a sentence.
+pub fn run<I, T>(arguments: I) -> Result<String, RemoteError>
+where
+    I: IntoIterator<Item = T>,
+    T: Into<OsString> + Clone,
+{
+    let matches = match command().try_get_matches_from(arguments) {
+        Ok(matches) => matches,
+        Err(error) if !error.use_stderr() => return Ok(error.to_string()),
+        Err(error) => return Err(RemoteError::Usage(error)),
+    };
+    let Some(socket) = matches.get_one::<PathBuf>("api-socket") else {
+        unreachable!("clap refuses a command line without --api-socket");
+    };
+    let answer = match matches.subcommand() {
+        Some(("create", arguments)) => {
+            let config = read_config(text_of(arguments, "path"))?;
+            request(socket, "PUT", "vm.create", Some(&config))?
+        }
+        Some(("ft-enable", arguments)) => ft_enable(socket, text_of(arguments, "config"))?,
+        Some((name, _)) => plain(socket, name)?,
+        None => unreachable!("clap refuses a command line without a command"),
+    };
+    Ok(answer.map(|json| readable(&json)).unwrap_or_default())
+}
+
+fn text_of<'a>(arguments: &'a ArgMatches, name: &str) -> &'a str {
+    arguments.get_one::<String>(name).map(String::as_str).unwrap_or_default()
+}
+
+fn plain(socket: &Path, name: &str) -> Result<Option<String>, RemoteError> {
+    match PLAIN.iter().find(|(command, ..)| *command == name) {
+        Some((_, method, path, _)) => Ok(request(socket, method, path, None)?),
+        None => Err(ConfigError::Contradiction(format!(
+            "{name} is one of Cloud Hypervisor's commands but not there yet in this VMM."
+        ))
+        .into()),
+    }
+}
+
+fn ft_enable(socket: &Path, text: &str) -> Result<Option<String>, RemoteError> {
+    let config = FtConfig::parse(text)?;
+    let Ok(json) = serde_json::to_string(&config) else {
+        unreachable!("a configuration that was parsed from text is JSON, too");
+    };
+    Ok(request(socket, "PUT", "vm.ft-enable", Some(&json))?)
+}
+
+fn read_config(path: &str) -> Result<String, RemoteError> {
+    let mut text = String::new();
+    let (name, read) = match path {
+        "-" => ("on standard input".to_owned(), io::stdin().read_to_string(&mut text).map(|_| ())),
+        path => (path.to_owned(), fs::read_to_string(path).map(|read| text = read)),
+    };
+    read.map_err(|source| RemoteError::ReadConfig { name, source })?;
+    Ok(text)
+}
+
+/// JSON with indentation; anything else as it came.
+fn readable(json: &str) -> String {
+    serde_json::from_str::<serde_json::Value>(json)
+        .and_then(|value| serde_json::to_string_pretty(&value))
+        .unwrap_or_else(|_| json.to_owned())
+        + "\n"
+}

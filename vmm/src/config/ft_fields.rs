@@ -1,0 +1,367 @@
+//! The flat form of an [`FtConfig`], shared by `--ft key=value,…` and the JSON of `vm.ft-enable`,
+//! and the rules that make one of it: which fields belong to which part, which must be there.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::options::{Options, OptionsText, SIZE_EXPECTED, print_size, read_size};
+use super::{AckMode, Arbiter, ConfigError, FtConfig, FtMode, FtTimings, PeerAddress};
+
+/// The name of the option, for messages.
+const OPTION: &str = "--ft";
+const HEARTBEAT_MS_MAX: u64 = 60_000;
+const TIME_MS_MAX: u64 = 3_600_000;
+const LOG_BUFFER_MIN: u64 = 1 << 20;
+const LOG_BUFFER_MAX: u64 = 64 << 30;
+
+/// Every field a user can write, as written.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct FtFields {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    role: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    listen: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    record: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replay: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ack: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    arbiter: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    heartbeat_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeout_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connect_timeout_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_lag_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "number_or_size")]
+    log_buffer: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    digest_every: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    udp_port: Option<u16>,
+}
+
+impl FtFields {
+    /// Reads the grammar; what the fields mean together is not judged yet.
+    pub(crate) fn parse(text: &str) -> Result<Self, ConfigError> {
+        const MILLISECONDS: &str = "a whole number of milliseconds";
+        let mut options = Options::parse(OPTION, text)?;
+        let fields = FtFields {
+            role: options.take("role"),
+            peer: options.take("peer"),
+            listen: options.take("listen"),
+            record: options.take("record").map(PathBuf::from),
+            replay: options.take("replay").map(PathBuf::from),
+            ack: options.take("ack"),
+            arbiter: options.take("arbiter"),
+            heartbeat_ms: options.take_as("heartbeat_ms", MILLISECONDS)?,
+            timeout_ms: options.take_as("timeout_ms", MILLISECONDS)?,
+            connect_timeout_ms: options.take_as("connect_timeout_ms", MILLISECONDS)?,
+            max_lag_ms: options.take_as("max_lag_ms", MILLISECONDS)?,
+            log_buffer: options.take_size("log_buffer")?,
+            digest_every: options.take_as("digest_every", "a whole number of moments")?,
+            udp_port: options.take_as("udp_port", "a port from 1 to 65535")?,
+        };
+        options.finish(&[])?;
+        Ok(fields)
+    }
+
+    /// The grammar that reads back as the same fields.
+    pub(crate) fn to_options(&self) -> String {
+        let mut text = OptionsText::default();
+        text.push_some("role", self.role.as_ref());
+        text.push_some("peer", self.peer.as_ref());
+        text.push_some("listen", self.listen.as_ref());
+        text.push_some("record", self.record.as_ref().map(|path| path.display()));
+        text.push_some("replay", self.replay.as_ref().map(|path| path.display()));
+        text.push_some("ack", self.ack.as_ref());
+        text.push_some("arbiter", self.arbiter.as_ref());
+        text.push_some("heartbeat_ms", self.heartbeat_ms);
+        text.push_some("timeout_ms", self.timeout_ms);
+        text.push_some("connect_timeout_ms", self.connect_timeout_ms);
+        text.push_some("max_lag_ms", self.max_lag_ms);
+        text.push_some("log_buffer", self.log_buffer.map(print_size));
+        text.push_some("digest_every", self.digest_every);
+        text.push_some("udp_port", self.udp_port);
+        text.finish()
+    }
+
+    /// The one part these fields describe.
+    fn mode(&self) -> Result<FtMode, ConfigError> {
+        match (self.role.as_deref(), &self.record, &self.replay) {
+            (None, None, None) => {
+                Err(missing("role", "Say role=primary, role=backup, record=FILE or replay=FILE."))
+            }
+            (_, Some(_), Some(_)) => Err(ConfigError::contradiction(
+                "--ft: record= and replay= contradict each other: a run is either recorded or \
+                 replayed.",
+            )),
+            (Some(role), Some(_), None) | (Some(role), None, Some(_)) => {
+                Err(ConfigError::contradiction(format!(
+                    "--ft: role={role} and {}= contradict each other: a VM of a pair logs to its \
+                     peer, not to a file.",
+                    if self.record.is_some() { "record" } else { "replay" }
+                )))
+            }
+            (None, Some(path), None) => Ok(FtMode::Record { path: path.clone() }),
+            (None, None, Some(path)) => Ok(FtMode::Replay { path: path.clone() }),
+            (Some("primary"), None, None) => Ok(FtMode::Primary { peer: self.read_peer()? }),
+            (Some("backup"), None, None) => Ok(FtMode::Backup { listen: self.read_listen()? }),
+            (Some(other), None, None) => Err(bad_value("role", other, "primary or backup")),
+        }
+    }
+
+    fn read_peer(&self) -> Result<PeerAddress, ConfigError> {
+        if self.listen.is_some() {
+            return Err(ConfigError::contradiction(
+                "--ft: role=primary and listen= contradict each other: the backup listens, the \
+                 primary says with peer=HOST:PORT where.",
+            ));
+        }
+        let text = self.peer.as_deref().ok_or_else(|| {
+            missing("peer", "A primary needs peer=HOST:PORT, where its backup listens.")
+        })?;
+        text.parse().map_err(|expected| bad_value("peer", text, expected))
+    }
+
+    fn read_listen(&self) -> Result<SocketAddr, ConfigError> {
+        if self.peer.is_some() {
+            return Err(ConfigError::contradiction(
+                "--ft: role=backup and peer= contradict each other: the backup says with \
+                 listen=ADDRESS:PORT where it waits, and the primary comes to it.",
+            ));
+        }
+        let text = self.listen.as_deref().ok_or_else(|| {
+            missing("listen", "A backup needs listen=ADDRESS:PORT, such as listen=0.0.0.0:7000.")
+        })?;
+        let address = text.parse::<SocketAddr>().ok().filter(|address| address.port() != 0);
+        address.ok_or_else(|| {
+            bad_value("listen", text, "ADDRESS:PORT, such as 0.0.0.0:7000 or [::]:7000,")
+        })
+    }
+
+    /// Refuses fields that mean nothing to `mode`: silence would look like consent.
+    fn check_foreign_fields(&self, mode: &FtMode) -> Result<(), ConfigError> {
+        const PAIR: &str = "a VM of a pair";
+        const PRIMARY: &str = "role=primary; a backup takes it from its primary";
+        let (primary, pair, logs) = match mode {
+            FtMode::Primary { .. } => (true, true, true),
+            FtMode::Backup { .. } => (false, true, true),
+            FtMode::Record { .. } => (false, false, true),
+            FtMode::Replay { .. } => (false, false, false),
+        };
+        let digests = primary || matches!(mode, FtMode::Record { .. });
+        let rules = [
+            ("peer", self.peer.is_some(), primary, PRIMARY),
+            ("listen", self.listen.is_some(), pair && !primary, "role=backup"),
+            ("ack", self.ack.is_some(), primary, PRIMARY),
+            ("arbiter", self.arbiter.is_some(), pair, PAIR),
+            ("heartbeat_ms", self.heartbeat_ms.is_some(), primary, PRIMARY),
+            ("timeout_ms", self.timeout_ms.is_some(), primary, PRIMARY),
+            ("connect_timeout_ms", self.connect_timeout_ms.is_some(), primary, PRIMARY),
+            ("max_lag_ms", self.max_lag_ms.is_some(), primary, PRIMARY),
+            ("udp_port", self.udp_port.is_some(), pair, PAIR),
+            ("log_buffer", self.log_buffer.is_some(), logs, "a VM that logs or follows a log"),
+            ("digest_every", self.digest_every.is_some(), digests, "role=primary or record="),
+        ];
+        match rules.iter().find(|(_, given, belongs, _)| *given && !belongs) {
+            None => Ok(()),
+            Some((key, _, _, owner)) => Err(ConfigError::contradiction(format!(
+                "--ft: {key}= belongs to {owner}; leave it out here ({}).",
+                name_of(mode)
+            ))),
+        }
+    }
+
+    fn read_ack(&self) -> Result<AckMode, ConfigError> {
+        match self.ack.as_deref() {
+            None => Ok(AckMode::default()),
+            Some("received") => Ok(AckMode::Received),
+            Some("verified") => Ok(AckMode::Verified),
+            Some(other) => Err(bad_value("ack", other, "received or verified")),
+        }
+    }
+
+    fn read_arbiter(&self, mode: &FtMode) -> Result<Option<Arbiter>, ConfigError> {
+        match (self.arbiter.as_deref(), mode) {
+            (Some(text), _) => read_arbiter(text).map(Some),
+            (None, FtMode::Primary { .. }) => Err(missing(
+                "arbiter",
+                "Say arbiter=file:PATH with a path on storage both hosts share, so that never two \
+                 VMs live. arbiter=none does without, at your own risk.",
+            )),
+            (None, FtMode::Backup { .. } | FtMode::Record { .. } | FtMode::Replay { .. }) => {
+                Ok(None)
+            }
+        }
+    }
+
+    fn read_timings(&self) -> Result<FtTimings, ConfigError> {
+        let default = FtTimings::default();
+        let timings = FtTimings {
+            heartbeat_ms: self.heartbeat_ms.unwrap_or(default.heartbeat_ms),
+            timeout_ms: self.timeout_ms.unwrap_or(default.timeout_ms),
+            connect_timeout_ms: self.connect_timeout_ms.unwrap_or(default.connect_timeout_ms),
+            max_lag_ms: self.max_lag_ms.unwrap_or(default.max_lag_ms),
+        };
+        in_range("heartbeat_ms", timings.heartbeat_ms, 1, HEARTBEAT_MS_MAX)?;
+        in_range("timeout_ms", timings.timeout_ms, 1, TIME_MS_MAX)?;
+        in_range("connect_timeout_ms", timings.connect_timeout_ms, 1, TIME_MS_MAX)?;
+        in_range("max_lag_ms", timings.max_lag_ms, 1, TIME_MS_MAX)?;
+        if timings.timeout_ms < 2 * timings.heartbeat_ms {
+            return Err(ConfigError::contradiction(format!(
+                "--ft: timeout_ms={} is less than twice heartbeat_ms={}: one late heartbeat would \
+                 count as a dead host. Make the timeout longer or the heartbeats more frequent.",
+                timings.timeout_ms, timings.heartbeat_ms
+            )));
+        }
+        Ok(timings)
+    }
+}
+
+impl TryFrom<FtFields> for FtConfig {
+    type Error = ConfigError;
+
+    fn try_from(fields: FtFields) -> Result<Self, ConfigError> {
+        let mode = fields.mode()?;
+        fields.check_foreign_fields(&mode)?;
+        let log_buffer = fields.log_buffer.unwrap_or(FtConfig::LOG_BUFFER_DEFAULT);
+        in_range("log_buffer", log_buffer, LOG_BUFFER_MIN, LOG_BUFFER_MAX)?;
+        let digest_every = fields.digest_every.unwrap_or(FtConfig::DIGEST_EVERY_DEFAULT);
+        in_range("digest_every", digest_every, 1, u64::MAX)?;
+        if fields.udp_port == Some(0) {
+            return Err(bad_value("udp_port", "0", "a port from 1 to 65535"));
+        }
+        Ok(FtConfig {
+            ack: fields.read_ack()?,
+            arbiter: fields.read_arbiter(&mode)?,
+            timings: fields.read_timings()?,
+            log_buffer,
+            digest_every,
+            udp_port: fields.udp_port,
+            mode,
+        })
+    }
+}
+
+impl From<FtConfig> for FtFields {
+    fn from(config: FtConfig) -> Self {
+        let mut fields = FtFields {
+            arbiter: config.arbiter.as_ref().map(ToString::to_string),
+            udp_port: config.udp_port,
+            log_buffer: Some(config.log_buffer),
+            ..FtFields::default()
+        };
+        match config.mode {
+            FtMode::Primary { peer } => {
+                fields.role = Some("primary".into());
+                fields.peer = Some(peer.to_string());
+                fields.ack = Some(config.ack.to_string());
+                fields.heartbeat_ms = Some(config.timings.heartbeat_ms);
+                fields.timeout_ms = Some(config.timings.timeout_ms);
+                fields.connect_timeout_ms = Some(config.timings.connect_timeout_ms);
+                fields.max_lag_ms = Some(config.timings.max_lag_ms);
+                fields.digest_every = Some(config.digest_every);
+            }
+            FtMode::Backup { listen } => {
+                fields.role = Some("backup".into());
+                fields.listen = Some(listen.to_string());
+            }
+            FtMode::Record { path } => {
+                fields.record = Some(path);
+                fields.digest_every = Some(config.digest_every);
+            }
+            FtMode::Replay { path } => {
+                fields.replay = Some(path);
+                fields.log_buffer = None;
+            }
+        }
+        fields
+    }
+}
+
+fn read_arbiter(text: &str) -> Result<Arbiter, ConfigError> {
+    if text == "none" {
+        return Ok(Arbiter::None);
+    }
+    if text.starts_with("etcd:") {
+        return Err(ConfigError::contradiction(format!(
+            "--ft: arbiter={text} is not there yet; use arbiter=file:PATH on storage both hosts \
+             share."
+        )));
+    }
+    let Some(path) = text.strip_prefix("file:").filter(|path| !path.is_empty()) else {
+        return Err(bad_value("arbiter", text, "file:PATH or none"));
+    };
+    if !Path::new(path).is_absolute() {
+        return Err(ConfigError::contradiction(format!(
+            "--ft: arbiter={text} is not absolute: both hosts must mean the same file, so the path \
+             must start with /."
+        )));
+    }
+    Ok(Arbiter::File { path: PathBuf::from(path) })
+}
+
+fn name_of(mode: &FtMode) -> &'static str {
+    match mode {
+        FtMode::Primary { .. } => "this is a primary",
+        FtMode::Backup { .. } => "this is a backup",
+        FtMode::Record { .. } => "this is a recording",
+        FtMode::Replay { .. } => "this is a replay",
+    }
+}
+
+fn in_range(key: &str, value: u64, min: u64, max: u64) -> Result<(), ConfigError> {
+    if (min..=max).contains(&value) {
+        return Ok(());
+    }
+    let expected = if max == u64::MAX {
+        format!("at least {min}")
+    } else {
+        format!("a number from {min} to {max}")
+    };
+    Err(bad_value(key, &value.to_string(), &expected))
+}
+
+fn missing(key: &str, advice: &str) -> ConfigError {
+    ConfigError::Missing { option: OPTION.into(), key: key.into(), advice: advice.into() }
+}
+
+fn bad_value(key: &str, value: &str, expected: &str) -> ConfigError {
+    ConfigError::BadValue {
+        option: OPTION.into(),
+        key: key.into(),
+        value: value.into(),
+        expected: expected.into(),
+    }
+}
+
+/// `log_buffer` in JSON: bytes as a number, or the command line's `"64M"`.
+fn number_or_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum NumberOrText {
+        Number(u64),
+        Text(String),
+    }
+    match Option::<NumberOrText>::deserialize(deserializer)? {
+        None => Ok(None),
+        Some(NumberOrText::Number(bytes)) => Ok(Some(bytes)),
+        Some(NumberOrText::Text(text)) => read_size(&text).map(Some).ok_or_else(|| {
+            serde::de::Error::custom(format!("log_buffer \"{text}\" is not {SIZE_EXPECTED}"))
+        }),
+    }
+}
+
+#[cfg(test)]
+#[path = "ft_fields_tests.rs"]
+mod tests;

@@ -1,0 +1,315 @@
+//! What shell and engine say to each other, and the two queues they say it through.
+//!
+//! Owns the queues and the rule that a message never waits unseen: whoever sends also sees to it
+//! that a vCPU inside the guest is kicked, at once or after the patience that recording grants.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use ft::recorder::Noted;
+use ft::{Chunk, EndReason, Input, Output, Trail};
+use hypervisor::{Kicker, monotonic_ns};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::error::Error;
+
+/// Where an output stands that no log leads to.
+pub(super) const NOT_LOGGED: Noted = Noted { sequence: 0, chunk: 0 };
+
+/// Why a recording starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JoinKind {
+    /// Into a file: registers at every moment.
+    File,
+    /// For a backup: one digest a chunk.
+    Pair,
+}
+
+/// From the shell to the engine.
+pub enum Message {
+    /// Something happened that the machine should see.
+    Input(Input),
+    /// Stop the guest and machine time; answered with [`Report::Paused`].
+    Pause,
+    /// Let both go on; answered with [`Report::Resumed`].
+    Resume,
+    /// Log everything from here on, beginning with the whole state; a digest of all device state
+    /// once in so many moments.
+    Record(JoinKind, u64),
+    /// Log nothing any more; `Some` writes an end into the log first.
+    StopRecording(Option<EndReason>),
+    /// A piece of log to replay.
+    Chunk(Chunk),
+    /// Report [`Report::Drained`] once everything in hand has been replayed.
+    Drain,
+    /// Stop replaying, go on alone.
+    GoLive,
+    /// Whether the log's buffer is full: the guest does not run while it is.
+    Stall(bool),
+    /// End the log for a planned move, then hold the machine still.
+    HandOver,
+    /// Look at the machine from inside its thread.
+    Inspect(Inspect),
+    /// End the engine.
+    Stop,
+}
+
+/// A question about the machine.
+pub type Inspect = Box<dyn FnOnce(&Inspection) + Send>;
+
+/// What a question may see.
+#[derive(Clone, Copy, Debug)]
+pub struct Inspection {
+    /// The current moment.
+    pub moment: u64,
+    /// Machine time in ns.
+    pub now_ns: u64,
+    /// Deltas taken or applied.
+    pub deltas: u64,
+    /// Their pages.
+    pub delta_pages: u64,
+}
+
+/// Two states that should be equal and are not.
+#[derive(Clone, Debug)]
+pub struct DivergenceReport {
+    /// The first moment that differs.
+    pub moment: u64,
+    /// A report for people: what differs, both states, the guest's instruction.
+    pub text: String,
+}
+
+/// How an engine ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The guest switched itself off.
+    PowerOff,
+    /// The shell said so.
+    Stopped,
+    /// The machine cannot go on.
+    Failed(String),
+}
+
+/// From the engine to the shell.
+pub enum Report {
+    /// Outputs, and in a recording the piece of log that leads to them.
+    Emission {
+        /// The log since the last emission.
+        chunks: Vec<Chunk>,
+        /// Outputs since the last emission, and where in the log they stand.
+        outputs: Vec<(Noted, Output)>,
+    },
+    /// A delta was taken or applied.
+    Delta {
+        /// Pages that came with it.
+        pages: u64,
+    },
+    /// The chunk with this number has been executed.
+    Executed {
+        /// The chunk's number.
+        number: u64,
+        /// Where the machine is now.
+        moment: u64,
+        /// Machine time of the last input replayed, ns.
+        now_ns: u64,
+        /// All outputs so far.
+        outputs: Trail,
+    },
+    /// The primary confirmed its outputs up to this one.
+    Released {
+        /// Sequence within the log.
+        output: u64,
+    },
+    /// The log that is replayed ended on purpose.
+    LogEnd(EndReason),
+    /// Everything in hand was replayed.
+    Drained(u64),
+    /// The machine is live.
+    Live(u64),
+    /// Replay and record differ.
+    Diverged(DivergenceReport),
+    /// The guest was reset.
+    Reset,
+    /// The guest stands still.
+    Paused,
+    /// The guest goes on.
+    Resumed,
+    /// A log begins with the state at this moment.
+    Recording(u64),
+    /// The log was ended for a planned move; the machine stands still.
+    HandedOver(u64),
+    /// The engine's thread ends.
+    Ended(Ended),
+}
+
+/// State that both threads look at.
+pub struct Shared {
+    kicker: OnceLock<Kicker>,
+    patience_ns: AtomicU64,
+    /// The engine sleeps or will look at its inbox before it enters the guest again.
+    attentive: AtomicBool,
+    /// Packets sent to the engine and not applied yet.
+    packets_waiting: AtomicUsize,
+}
+
+impl Shared {
+    /// Patience of a plain VM.
+    pub(super) const AT_ONCE: u64 = 0;
+    /// Patience of a replay: messages are seen when it next waits.
+    pub(super) const NEVER: u64 = u64::MAX;
+
+    pub(super) fn set_kicker(&self, kicker: Kicker) {
+        let _ = self.kicker.set(kicker);
+    }
+
+    pub(super) fn set_patience(&self, patience_ns: u64) {
+        self.patience_ns.store(patience_ns, Ordering::SeqCst);
+    }
+
+    pub(super) fn packet_taken(&self) {
+        self.packets_waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn wake(&self, urgent: bool) {
+        if self.attentive.load(Ordering::SeqCst) {
+            return;
+        }
+        let Some(kicker) = self.kicker.get() else { return };
+        match self.patience_ns.load(Ordering::SeqCst) {
+            Self::AT_ONCE => kicker.kick(),
+            _ if urgent => kicker.kick(),
+            Self::NEVER => {}
+            patience => kicker.kick_by(monotonic_ns().saturating_add(patience)),
+        }
+    }
+}
+
+/// The shell's end of the queue to the engine.
+#[derive(Clone)]
+pub struct EngineHandle {
+    sender: Sender<Message>,
+    shared: Arc<Shared>,
+}
+
+impl EngineHandle {
+    /// A connected pair.
+    pub fn new() -> (Self, Inbox) {
+        let (sender, receiver) = channel();
+        let shared = Arc::new(Shared {
+            kicker: OnceLock::new(),
+            patience_ns: AtomicU64::new(Shared::AT_ONCE),
+            attentive: AtomicBool::new(true),
+            packets_waiting: AtomicUsize::new(0),
+        });
+        let inbox = Inbox { receiver, shared: Arc::clone(&shared), next: None };
+        (Self { sender, shared }, inbox)
+    }
+
+    /// Sends a message. A message to an engine that has ended is dropped: its end was reported.
+    pub fn send(&self, message: Message) {
+        let urgent = matches!(message, Message::Stop | Message::GoLive);
+        if matches!(message, Message::Input(Input::Packet { .. })) {
+            self.shared.packets_waiting.fetch_add(1, Ordering::Relaxed);
+        }
+        if self.sender.send(message).is_ok() {
+            self.shared.wake(urgent);
+        }
+    }
+}
+
+impl EngineHandle {
+    /// Packets that the machine has not taken yet: the shell reads no more when they are many.
+    pub fn packets_waiting(&self) -> usize {
+        self.shared.packets_waiting.load(Ordering::Relaxed)
+    }
+}
+
+/// The engine's end of the queue from the shell.
+pub struct Inbox {
+    receiver: Receiver<Message>,
+    shared: Arc<Shared>,
+    next: Option<Message>,
+}
+
+impl Inbox {
+    pub(super) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
+    /// The next message, if one is there.
+    pub(super) fn take(&mut self) -> Option<Message> {
+        self.next.take().or_else(|| match self.receiver.try_recv() {
+            Ok(message) => Some(message),
+            Err(TryRecvError::Empty) => None,
+            // Nobody is left to speak to the machine.
+            Err(TryRecvError::Disconnected) => Some(Message::Stop),
+        })
+    }
+
+    /// Whether a message waits.
+    pub(super) fn has_message(&mut self) -> bool {
+        if self.next.is_none() {
+            self.next = self.take();
+        }
+        self.next.is_some()
+    }
+
+    /// Sleeps until a message is there or `timeout` has passed (`None`: until a message is there).
+    pub(super) fn wait(&mut self, timeout: Option<Duration>) {
+        if self.next.is_some() {
+            return;
+        }
+        self.next = match timeout {
+            Some(timeout) => match self.receiver.recv_timeout(timeout) {
+                Ok(message) => Some(message),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => Some(Message::Stop),
+            },
+            None => Some(self.receiver.recv().unwrap_or(Message::Stop)),
+        };
+    }
+
+    /// Announces that the guest is about to be entered: from now on senders kick. Returns false
+    /// when a message came in between, which must be looked at first.
+    pub(super) fn enter_guest(&mut self) -> bool {
+        self.shared.attentive.store(false, Ordering::SeqCst);
+        if self.has_message() {
+            self.shared.attentive.store(true, Ordering::SeqCst);
+            return false;
+        }
+        true
+    }
+
+    /// The opposite of [`Inbox::enter_guest`].
+    pub(super) fn leave_guest(&self) {
+        self.shared.attentive.store(true, Ordering::SeqCst);
+    }
+}
+
+/// The engine's end of the queue to the shell.
+pub struct ReportSink {
+    sender: Sender<Report>,
+    event: EventFd,
+}
+
+impl ReportSink {
+    /// A connected pair, and the event that is written whenever a report was sent.
+    ///
+    /// # Errors
+    /// No eventfd could be made.
+    pub fn new() -> Result<(Self, Receiver<Report>, EventFd), Error> {
+        let (sender, receiver) = channel();
+        let event = EventFd::new(libc::EFD_NONBLOCK).map_err(Error::EventFd)?;
+        let other = event.try_clone().map_err(Error::EventFd)?;
+        Ok((Self { sender, event }, receiver, other))
+    }
+
+    /// Sends a report. The shell may be gone at the very end: nobody is left to tell then.
+    pub(super) fn send(&self, report: Report) {
+        if self.sender.send(report).is_ok() {
+            let _ = self.event.write(1);
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! The engine's part of a recording: when digests, deltas and pieces of log are made.
+//!
+//! Owns the occasions. Does not own the encoding (`ft::Recorder`) or where the log goes.
+
+use std::time::Duration;
+
+use ft::{Chunk, DigestMode, EndReason, Input, Output, Page, Recorder, recorder::Noted};
+use hypervisor::monotonic_ns;
+
+use super::messages::{JoinKind, Report};
+use super::{Engine, Mode};
+use crate::error::Error;
+use crate::machine::{content_pages, memory_digest, page_at};
+
+/// Log that no output waits for may gather this long before it is sent.
+const GATHER: Duration = Duration::from_millis(8);
+/// A piece of log is sent at the latest when it holds this many bytes.
+const GATHER_BYTES: usize = 64 << 10;
+/// Pages read from guest memory before their log is sent: 1 MiB.
+const PAGES_AT_ONCE: usize = 256;
+
+/// What a recording engine keeps.
+pub(super) struct Recording {
+    pub recorder: Recorder,
+    pub deltas: u64,
+    pub delta_pages: u64,
+    /// When the oldest record not sent yet was written, monotonic ns.
+    gathering_since_ns: Option<u64>,
+    digest_every: u64,
+    state_digest_due: u64,
+    /// Outputs noted and not sent yet.
+    outputs: Vec<(Noted, Output)>,
+}
+
+impl Recording {
+    /// When the log in hand has to be sent, monotonic ns.
+    pub(super) fn flush_due_ns(&self) -> Option<u64> {
+        self.gathering_since_ns.map(|since| since + GATHER.as_nanos() as u64)
+    }
+
+    fn note(&mut self, outputs: Vec<Output>) {
+        for output in outputs {
+            let noted = self.recorder.output(&output);
+            self.outputs.push((noted, output));
+        }
+    }
+
+    /// The log and the outputs in hand, if any of them is due.
+    fn collect(&mut self, moment: u64, flush: bool) -> (Vec<Chunk>, Vec<(Noted, Output)>) {
+        let due = self.flush_due_ns().is_some_and(|due| monotonic_ns() >= due);
+        let full = self.recorder.pending_bytes() >= GATHER_BYTES;
+        let awaited = self.outputs.iter().any(|(_, output)| output.is_gated());
+        let chunks = if flush || due || full || awaited {
+            self.gathering_since_ns = None;
+            self.recorder.cut(moment)
+        } else {
+            Vec::new()
+        };
+        (chunks, std::mem::take(&mut self.outputs))
+    }
+}
+
+impl Engine {
+    /// Starts to log, beginning with the whole state.
+    pub(super) fn start_recording(
+        &mut self,
+        kind: JoinKind,
+        digest_every: u64,
+    ) -> Result<(), Error> {
+        self.settle()?;
+        self.emit(true)?;
+        let digest_mode = match kind {
+            JoinKind::File => DigestMode::EveryMoment,
+            JoinKind::Pair => DigestMode::EveryChunk,
+        };
+        let moment = self.machine.moment();
+        self.inside_interval = false;
+        self.mode = Mode::Recording(Box::new(Recording {
+            recorder: Recorder::new(moment, digest_mode),
+            deltas: 0,
+            delta_pages: 0,
+            gathering_since_ns: None,
+            digest_every,
+            state_digest_due: moment.saturating_add(digest_every),
+            outputs: Vec::new(),
+        }));
+        self.machine.vm.track_dirty(true)?;
+        self.apply_pace();
+        self.record_everything()?;
+        self.reports.send(Report::Recording(self.machine.moment()));
+        Ok(())
+    }
+
+    /// Stops logging; with a reason, the log gets an end first.
+    pub(super) fn stop_recording(&mut self, end: Option<EndReason>) -> Result<(), Error> {
+        if let Some(reason) = end {
+            self.finish_log(reason)?;
+        }
+        self.emit(true)?;
+        if matches!(self.mode, Mode::Recording(_)) {
+            self.mode = Mode::Live;
+            self.inside_interval = false;
+            self.machine.vm.track_dirty(false)?;
+            self.apply_pace();
+        }
+        Ok(())
+    }
+
+    /// Writes the last digests and an end into the log, if there is one, and sends it.
+    pub(super) fn finish_log(&mut self, reason: EndReason) -> Result<(), Error> {
+        if !matches!(self.mode, Mode::Recording(_)) {
+            return Ok(());
+        }
+        if self.inside_interval {
+            self.take_delta()?;
+        }
+        let devices = self.machine.state().digest()?;
+        let memory = memory_digest(&self.machine.memory)?;
+        let moment = self.machine.moment();
+        if let Mode::Recording(recording) = &mut self.mode {
+            recording.recorder.state_digest(moment, devices, Some(memory));
+            recording.recorder.end(moment, reason);
+        }
+        self.emit(true)
+    }
+
+    /// Logs the whole state as a moment of its own: what a join and a reset need.
+    pub(super) fn record_everything(&mut self) -> Result<(), Error> {
+        if !matches!(self.mode, Mode::Recording(_)) {
+            return Ok(());
+        }
+        // Whatever was dirty is in the copy that follows.
+        let _ = self.machine.vm.take_dirty()?;
+        let frames: Vec<u64> = content_pages(&self.machine.memory).collect();
+        self.record_pages(&frames)?;
+        let machine = Some(self.machine.state().encode()?);
+        self.record_delta(machine)
+    }
+
+    /// Ends the interval the guest is in: ships vCPU and dirty pages.
+    pub(super) fn take_delta(&mut self) -> Result<(), Error> {
+        let begun_ns = monotonic_ns();
+        let frames = self.machine.vm.take_dirty()?;
+        self.record_pages(&frames)?;
+        self.record_delta(None)?;
+        self.inside_interval = false;
+        let pages = frames.len() as u64;
+        if let Mode::Recording(recording) = &mut self.mode {
+            recording.deltas += 1;
+            recording.delta_pages += pages;
+        }
+        let now_ns = monotonic_ns();
+        self.budget.spend(now_ns, now_ns - begun_ns);
+        self.apply_pace();
+        self.reports.send(Report::Delta { pages });
+        Ok(())
+    }
+
+    fn record_delta(&mut self, machine: Option<Vec<u8>>) -> Result<(), Error> {
+        let vcpu = self.machine.save_vcpu()?;
+        let vcpu = postcard::to_stdvec(&vcpu).map_err(|error| Error::State(error.to_string()))?;
+        self.machine.moment += 1;
+        let moment = self.machine.moment();
+        if let Mode::Recording(recording) = &mut self.mode {
+            recording.recorder.delta(moment, vcpu, machine)?;
+        }
+        self.emit(true)
+    }
+
+    /// Logs pages at the moment before the delta that commits them, and sends them as it goes:
+    /// a whole memory never piles up here.
+    fn record_pages(&mut self, frames: &[u64]) -> Result<(), Error> {
+        let moment = self.machine.moment();
+        for frames in frames.chunks(PAGES_AT_ONCE) {
+            let pages = frames
+                .iter()
+                .map(|frame| Ok((*frame, page_at(&self.machine.memory, *frame)?)))
+                .collect::<Result<Vec<(u64, Page)>, Error>>()?;
+            if let Mode::Recording(recording) = &mut self.mode {
+                recording.recorder.pages(moment, pages);
+            }
+            self.emit(false)?;
+        }
+        Ok(())
+    }
+
+    /// Tells the log about the natural exit that the machine has just taken.
+    pub(super) fn record_exit(&mut self) -> Result<(), Error> {
+        let moment = self.machine.moment();
+        let Mode::Recording(recording) = &mut self.mode else { return Ok(()) };
+        let registers = self.machine.vcpu.registers()?;
+        recording.recorder.register_digest(moment, registers.digest());
+        if recording.gathering_since_ns.is_none() {
+            recording.gathering_since_ns = Some(monotonic_ns());
+        }
+        Ok(())
+    }
+
+    /// Logs an input that is about to be applied.
+    pub(super) fn record_input(&mut self, input: &Input) -> Result<(), Error> {
+        let moment = self.machine.moment();
+        let Mode::Recording(recording) = &mut self.mode else { return Ok(()) };
+        recording.recorder.input(moment, input)?;
+        if recording.gathering_since_ns.is_none() {
+            recording.gathering_since_ns = Some(monotonic_ns());
+        }
+        Ok(())
+    }
+
+    /// Notes where the outputs just produced stand in the log. Comes right after whatever made
+    /// them: a chunk that closes in between would claim to lead to fewer.
+    pub(super) fn note_outputs(&mut self) {
+        let Mode::Recording(recording) = &mut self.mode else { return };
+        if self.machine.has_outputs() {
+            recording.note(self.machine.take_outputs());
+        }
+    }
+
+    /// Sends outputs with the log that leads to them; log alone when it is due.
+    pub(super) fn emit_recorded(&mut self, flush: bool) -> Result<(), Error> {
+        self.note_outputs();
+        self.digest_state_when_due()?;
+        let moment = self.machine.moment();
+        let Mode::Recording(recording) = &mut self.mode else { return Ok(()) };
+        let (chunks, outputs) = recording.collect(moment, flush);
+        if !chunks.is_empty() || !outputs.is_empty() {
+            self.reports.send(Report::Emission { chunks, outputs });
+        }
+        Ok(())
+    }
+
+    /// Device state is digested between intervals only, where both sides agree on it.
+    fn digest_state_when_due(&mut self) -> Result<(), Error> {
+        let moment = self.machine.moment();
+        let Mode::Recording(recording) = &mut self.mode else { return Ok(()) };
+        if moment < recording.state_digest_due || self.inside_interval {
+            return Ok(());
+        }
+        recording.state_digest_due = moment.saturating_add(recording.digest_every);
+        let devices = self.machine.state().digest()?;
+        recording.recorder.state_digest(moment, devices, None);
+        Ok(())
+    }
+
+    /// Completes pending I/O of the vCPU, so that its state may be read.
+    fn settle(&mut self) -> Result<(), Error> {
+        let (machine, mut time) = self.machine_and_time();
+        machine.settle(&mut time)
+    }
+}

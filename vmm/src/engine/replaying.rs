@@ -1,0 +1,260 @@
+//! The engine's loop for a machine that follows a log: a backup, or a replayed recording.
+//!
+//! Owns when the guest may run, and the comparison of what it did with what the log says. Does
+//! not own the cursor over the log (`ft::Replay`).
+
+use ft::recorder::Noted;
+use ft::{Chunk, Divergence, Input, Page, Replay, Start, Step};
+use hypervisor::{Exit, VcpuState};
+
+use super::messages::{DivergenceReport, Ended, Message, NOT_LOGGED, Report};
+use super::{Engine, LiveClock, Mode};
+use crate::error::Error;
+use crate::machine::{MachineState, memory_digest, write_pages};
+
+/// What a replaying engine keeps.
+pub(super) struct Replaying {
+    pub replay: Replay,
+    pub deltas: u64,
+    pub delta_pages: u64,
+    /// The last time the log told, ns.
+    now_ns: u64,
+    /// The first thing that differed.
+    difference: Option<String>,
+    draining: bool,
+}
+
+impl Replaying {
+    /// A replay that waits for its first state. Guest RAM has `pages` pages.
+    pub(super) fn new(pages: usize) -> Self {
+        Self {
+            replay: Replay::new(Start::Blank, pages),
+            deltas: 0,
+            delta_pages: 0,
+            now_ns: 0,
+            difference: None,
+            draining: false,
+        }
+    }
+
+    /// The time that the primary's exit handler read at `moment`. After a difference any answer
+    /// will do: nothing that follows counts.
+    pub(super) fn take_time(&mut self, moment: u64) -> u64 {
+        match self.replay.take_time(moment) {
+            Ok(now_ns) => self.now_ns = now_ns,
+            Err(divergence) => self.differs(&divergence),
+        }
+        self.now_ns
+    }
+
+    fn differs(&mut self, divergence: &Divergence) {
+        self.difference.get_or_insert_with(|| divergence.to_string());
+    }
+
+    fn differs_in(&mut self, text: &str) {
+        self.difference.get_or_insert_with(|| text.to_owned());
+    }
+}
+
+impl Engine {
+    /// One step of the log, or a wait for more of it.
+    pub(super) fn step_replaying(&mut self) -> Result<(), Error> {
+        while self.ended.is_none()
+            && let Some(message) = self.inbox.take()
+        {
+            self.on_message_replaying(message)?;
+        }
+        let moment = self.machine.moment();
+        let Mode::Replaying(replaying) = &mut self.mode else { return Ok(()) };
+        if self.ended.is_some() {
+            return Ok(());
+        }
+        match replaying.replay.next_step(moment) {
+            Ok(step) => self.take_step(step)?,
+            Err(divergence) => replaying.differs(&divergence),
+        }
+        self.emit(false)?;
+        self.report_difference();
+        Ok(())
+    }
+
+    fn take_step(&mut self, step: Step) -> Result<(), Error> {
+        match step {
+            Step::Run => return self.replay_interval(),
+            Step::Input(input) => self.replay_input(&input),
+            Step::Pages(pages) => {
+                write_pages(&self.machine.memory, pages.iter().map(|(frame, page)| (*frame, page)))?;
+            }
+            Step::Delta { moment, vcpu, machine, pages } => {
+                self.apply_delta(&vcpu, machine.as_deref(), &pages)?;
+                self.machine.moment = moment;
+            }
+            Step::StateDigest { devices, memory } => self.compare_state(devices, memory)?,
+            Step::Released { output } => self.reports.send(Report::Released { output }),
+            Step::ChunkEnd { number, outputs } => {
+                self.emit(false)?;
+                let moment = self.machine.moment();
+                let now_ns = self.replayed_time();
+                self.reports.send(Report::Executed { number, moment, now_ns, outputs });
+            }
+            Step::Wait => self.await_log(),
+            Step::End(reason) => {
+                self.reports.send(Report::LogEnd(reason));
+                self.await_log();
+            }
+        }
+        Ok(())
+    }
+
+    fn on_message_replaying(&mut self, message: Message) -> Result<(), Error> {
+        let Mode::Replaying(replaying) = &mut self.mode else { return Ok(()) };
+        match message {
+            Message::Chunk(chunk) => self.take_chunk(&chunk),
+            Message::Drain => replaying.draining = true,
+            Message::GoLive => self.go_live(),
+            Message::Inspect(inspect) => inspect(&self.inspection()),
+            Message::Stop => self.ended = Some(Ended::Stopped),
+            Message::Pause => self.reports.send(Report::Paused),
+            Message::Resume => self.reports.send(Report::Resumed),
+            // Only a live machine takes inputs or makes a log.
+            Message::Input(_)
+            | Message::Record(..)
+            | Message::StopRecording(_)
+            | Message::HandOver
+            | Message::Stall(_) => {}
+        }
+        Ok(())
+    }
+
+    fn take_chunk(&mut self, chunk: &Chunk) {
+        let Mode::Replaying(replaying) = &mut self.mode else { return };
+        if let Err(error) = replaying.replay.push(chunk) {
+            replaying.differs_in(&error.to_string());
+        }
+    }
+
+    fn replayed_time(&self) -> u64 {
+        match &self.mode {
+            Mode::Replaying(replaying) => replaying.now_ns,
+            Mode::Live | Mode::Recording(_) => self.clock.now(),
+        }
+    }
+
+    fn await_log(&mut self) {
+        let Mode::Replaying(replaying) = &mut self.mode else { return };
+        if std::mem::take(&mut replaying.draining) {
+            self.reports.send(Report::Drained(self.machine.moment()));
+        }
+        self.inbox.wait(None);
+    }
+
+    /// Runs one interval that is known to have ended by itself.
+    fn replay_interval(&mut self) -> Result<(), Error> {
+        let runnable = self.machine.runnable();
+        let Mode::Replaying(replaying) = &mut self.mode else { return Ok(()) };
+        if !runnable {
+            replaying.differs_in("the guest is halted here, but ran on in the log");
+            return Ok(());
+        }
+        let exit = self.machine.run()?;
+        if exit == Exit::Interrupted {
+            return Ok(());
+        }
+        self.machine.moment += 1;
+        let moment = self.machine.moment();
+        let registers = self.machine.vcpu.registers()?;
+        replaying.replay.register_digest(moment, registers.digest());
+        let (machine, mut time) = self.machine_and_time();
+        // A reset comes with the log as a delta, a power-off as the log's end.
+        let _ = machine.handle(&exit, &mut time)?;
+        Ok(())
+    }
+
+    fn replay_input(&mut self, input: &Input) {
+        if let (Mode::Replaying(replaying), Input::Tick { now_ns }) = (&mut self.mode, input) {
+            replaying.now_ns = *now_ns;
+        }
+        let _ = self.machine.apply(input);
+    }
+
+    fn apply_delta(
+        &mut self,
+        vcpu: &[u8],
+        machine: Option<&[u8]>,
+        pages: &std::collections::BTreeMap<u64, Page>,
+    ) -> Result<(), Error> {
+        write_pages(&self.machine.memory, pages.iter().map(|(frame, page)| (*frame, page)))?;
+        if let Some(machine) = machine {
+            self.machine.restore_models(MachineState::decode(machine)?)?;
+        }
+        let vcpu: VcpuState =
+            postcard::from_bytes(vcpu).map_err(|error| Error::State(error.to_string()))?;
+        self.machine.restore_vcpu(&vcpu)?;
+        if let Mode::Replaying(replaying) = &mut self.mode {
+            replaying.deltas += 1;
+            replaying.delta_pages += pages.len() as u64;
+        }
+        self.reports.send(Report::Delta { pages: pages.len() as u64 });
+        Ok(())
+    }
+
+    fn compare_state(&mut self, devices: u64, memory: Option<u64>) -> Result<(), Error> {
+        let moment = self.machine.moment();
+        let state = self.machine.state();
+        let mine = match memory {
+            Some(_) => Some(memory_digest(&self.machine.memory)?),
+            None => None,
+        };
+        let checked = Replay::check_state(moment, (devices, memory), (state.digest()?, mine));
+        if let (Err(divergence), Mode::Replaying(replaying)) = (checked, &mut self.mode) {
+            replaying.differs_in(&format!("{divergence}\nreplayed devices: {state:#?}"));
+        }
+        Ok(())
+    }
+
+    /// Outputs of a replay go to the shell too, which keeps or compares them, and drops them.
+    pub(super) fn emit_replayed(&mut self) {
+        let Mode::Replaying(replaying) = &mut self.mode else { return };
+        if !self.machine.has_outputs() {
+            return;
+        }
+        let outputs = self.machine.take_outputs();
+        let outputs = outputs
+            .into_iter()
+            .map(|output| {
+                let sequence = replaying.replay.output(&output);
+                (Noted { sequence, chunk: 0 }, output)
+            })
+            .collect();
+        self.reports.send(Report::Emission { chunks: Vec::new(), outputs });
+    }
+
+    /// A divergence ends a replay: nothing that follows could be trusted.
+    fn report_difference(&mut self) {
+        let Mode::Replaying(replaying) = &mut self.mode else { return };
+        let Some(what) = replaying.difference.take() else { return };
+        let moment = self.machine.moment();
+        let instruction = self.machine.instruction_text();
+        let registers = self.machine.vcpu.registers().map(|registers| registers.to_string());
+        let text = format!(
+            "at moment {moment}: {what}\nguest instruction: {instruction}\nreplayed registers:\n{}",
+            registers.unwrap_or_else(|error| error.to_string())
+        );
+        self.reports.send(Report::Diverged(DivergenceReport { moment, text: text.clone() }));
+        self.ended = Some(Ended::Failed(text));
+    }
+
+    /// From now on the world is this machine's. Requests that were open are asked for again.
+    fn go_live(&mut self) {
+        let Mode::Replaying(replaying) = &mut self.mode else { return };
+        let now_ns = replaying.replay.take_over();
+        self.clock = LiveClock::stopped_at(now_ns);
+        self.mode = Mode::Live;
+        self.apply_pace();
+        self.clock.start();
+        self.reports.send(Report::Live(self.machine.moment()));
+        let outputs: Vec<_> =
+            self.machine.standing_outputs().into_iter().map(|o| (NOT_LOGGED, o)).collect();
+        self.reports.send(Report::Emission { chunks: Vec::new(), outputs });
+    }
+}

@@ -1,0 +1,180 @@
+//! The machine: one vCPU, guest RAM and every device model, as one deterministic state machine.
+//!
+//! Owns the order in which things happen to the guest: an exit is handled, inputs are applied, an
+//! interrupt is perhaps injected, the guest runs on. Nothing here reads a clock, a file, a socket
+//! or randomness: time comes from the [`Clock`] that the caller passes, everything else through
+//! [`Machine::apply`]. Does not own: threads, queues, where inputs come from (`crate::runner`) or
+//! what becomes of outputs (`crate::shell`).
+
+mod bus;
+mod exit;
+mod input;
+mod instruction;
+mod memory;
+mod state;
+
+pub use exit::Next;
+pub use input::status_byte;
+pub use memory::{content_pages, memory_digest, page_at, write_pages};
+pub use state::{MachineState, StateDigest};
+
+use ft::Output;
+use hypervisor::{Cpuid, Exit, GuestMemory, Kvm, Vcpu, VcpuState, Vm};
+use virtio_devices::VirtioPci;
+
+use crate::devices::{Clock, Platform};
+use crate::error::Error;
+
+/// The deterministic core of a VM.
+pub struct Machine {
+    pub(crate) vm: Vm,
+    pub(crate) vcpu: Vcpu,
+    pub(crate) memory: GuestMemory,
+    pub(crate) platform: Platform,
+    /// PCI functions in slot order: slot 1 is the first.
+    pub(crate) virtio: Vec<VirtioPci>,
+    /// Logical time: deterministic exits taken so far.
+    pub(crate) moment: u64,
+    /// The guest executed HLT and no interrupt has ended that yet.
+    pub(crate) halted: bool,
+    /// Outputs produced since the last [`Machine::take_outputs`].
+    outputs: Vec<Output>,
+    /// Scratch space for device effects, kept to spare allocations.
+    effects: Vec<virtio_devices::Effect>,
+}
+
+impl Machine {
+    /// A machine at moment 0 with an empty memory.
+    ///
+    /// # Errors
+    /// KVM refused to create the VM, to map its memory or to take its CPUID table.
+    pub fn new(
+        kvm: &Kvm,
+        memory: GuestMemory,
+        cpuid: &Cpuid,
+        platform: Platform,
+        virtio: Vec<VirtioPci>,
+    ) -> Result<Self, Error> {
+        let mut vm = kvm.create_vm()?;
+        vm.map_memory(&memory)?;
+        let vcpu = vm.create_vcpu(cpuid)?;
+        Ok(Self {
+            vm,
+            vcpu,
+            memory,
+            platform,
+            virtio,
+            moment: 0,
+            halted: false,
+            outputs: Vec::new(),
+            effects: Vec::new(),
+        })
+    }
+
+    /// The current moment.
+    pub fn moment(&self) -> u64 {
+        self.moment
+    }
+
+    /// Takes over a platform, devices and vCPU as they are after a reset.
+    pub(crate) fn reset(&mut self, platform: Platform, virtio: Vec<VirtioPci>) {
+        self.platform = platform;
+        self.virtio = virtio;
+        self.halted = false;
+    }
+
+    /// Machine time of the next timer that is due, in nanoseconds.
+    pub fn next_deadline(&self) -> Option<u64> {
+        self.platform.next_deadline()
+    }
+
+    /// Whether the guest can go on: it is not halted, or an interrupt ends the halt.
+    pub fn runnable(&mut self) -> bool {
+        if self.halted && self.platform.pending_interrupt() {
+            self.halted = false;
+        }
+        !self.halted
+    }
+
+    /// Runs the guest until its next exit. Decides on interrupt injection first: the only place
+    /// that does, from state that is itself deterministic.
+    ///
+    /// # Errors
+    /// KVM failed to run the vCPU.
+    pub fn run(&mut self) -> Result<Exit, Error> {
+        self.vcpu.set_tpr(self.platform.tpr() >> 4);
+        let mut window = false;
+        if self.platform.pending_interrupt() {
+            if self.vcpu.can_inject() {
+                if let Some(vector) = self.platform.acknowledge() {
+                    self.vcpu.inject(vector)?;
+                }
+                window = self.platform.pending_interrupt();
+            } else {
+                window = true;
+            }
+        }
+        self.vcpu.request_window(window);
+        let exit = self.vcpu.run()?;
+        self.copy_task_priority();
+        Ok(exit)
+    }
+
+    /// CR8 and the APIC's task priority register are two names for one thing.
+    fn copy_task_priority(&mut self) {
+        let priority = self.vcpu.tpr() << 4;
+        if priority != self.platform.tpr() & 0xf0 {
+            self.platform.set_tpr(priority);
+        }
+    }
+
+    /// The guest's next instruction, for reports.
+    pub fn instruction_text(&self) -> String {
+        match self.vcpu.instruction_bytes(&self.memory) {
+            Ok(bytes) => instruction::text(&bytes),
+            Err(error) => format!("cannot be read: {error}"),
+        }
+    }
+
+    /// Takes the outputs produced so far, oldest first.
+    pub fn take_outputs(&mut self) -> Vec<Output> {
+        std::mem::take(&mut self.outputs)
+    }
+
+    /// Whether outputs wait to be taken.
+    pub fn has_outputs(&self) -> bool {
+        !self.outputs.is_empty()
+    }
+
+    /// Completes an I/O exit whose answer KVM has not consumed yet, so that the vCPU's state may
+    /// be read. String I/O that KVM splits may exit again meanwhile: those exits are moments like
+    /// any other and are handled here.
+    ///
+    /// # Errors
+    /// KVM failed, or the guest stopped in a way that cannot be handled.
+    pub fn settle(&mut self, clock: &mut dyn Clock) -> Result<(), Error> {
+        while let Some(exit) = self.vcpu.settle()? {
+            self.moment += 1;
+            self.handle(&exit, clock)?;
+        }
+        Ok(())
+    }
+
+    /// Saves the vCPU. The machine must be settled or just interrupted.
+    ///
+    /// # Errors
+    /// KVM refused to hand out a part of the state.
+    pub fn save_vcpu(&mut self) -> Result<VcpuState, Error> {
+        Ok(self.vcpu.save()?)
+    }
+
+    /// Replaces the vCPU's state and what the models derive from it.
+    ///
+    /// # Errors
+    /// KVM refused a part of the state.
+    pub fn restore_vcpu(&mut self, state: &VcpuState) -> Result<(), Error> {
+        self.vcpu.restore(state)?;
+        self.copy_task_priority();
+        Ok(())
+    }
+}

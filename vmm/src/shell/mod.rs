@@ -1,0 +1,197 @@
+//! The shell: everything around the machine that is real.
+//!
+//! Owns the process's main thread: an epoll loop over the engine's reports, the API's calls, taps,
+//! keys, signals and the channel to the other replica. Does not own the machine, which lives on
+//! the engine's thread and is reached by messages only, nor the replica protocol, which `ft` keeps
+//! and `crate::replica` carries out.
+
+pub mod arbiter;
+mod console;
+mod events;
+mod info;
+mod lifecycle;
+mod logged;
+mod ordering;
+mod poller;
+mod protection;
+mod reports;
+mod signals;
+mod statistics;
+mod vm;
+mod world;
+
+use std::os::fd::AsRawFd;
+
+pub use poller::{Interest, Poller, Source};
+pub use statistics::Statistics;
+pub use vm::Running;
+pub use world::{World, disk_capacities};
+
+use self::events::Events;
+use self::ordering::HeldWrites;
+use self::protection::Protection;
+use self::signals::Signals;
+use crate::api::{ApiQueue, ReplySender};
+use crate::cli::Invocation;
+use crate::config::VmConfig;
+use crate::error::Error;
+
+/// The event loop looks after timers this often while it has any, ms.
+const TICK_MS: i32 = 5;
+
+/// How the process ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// As asked.
+    Well,
+    /// With this sentence, and an exit code that is not 0.
+    Badly(String),
+}
+
+/// What an API call waits for before it is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Awaits {
+    Paused,
+    Resumed,
+    Protected,
+    Unprotected,
+    HandedOver,
+}
+
+/// The process's main thread.
+pub struct Shell {
+    invocation: Invocation,
+    poller: Poller,
+    api: ApiQueue,
+    signals: Signals,
+    events: Events,
+    /// The VM's configuration, once one was given.
+    config: Option<VmConfig>,
+    /// Its engine, while it has one.
+    running: Option<Running>,
+    /// It was booted once.
+    booted: bool,
+    paused: bool,
+    protection: Protection,
+    held: HeldWrites,
+    statistics: Statistics,
+    calls: Vec<(Awaits, ReplySender)>,
+    outcome: Option<Outcome>,
+    /// Something that the user must hear of went wrong while the VM ran on.
+    failure: Option<String>,
+}
+
+impl Shell {
+    /// A shell that has not started anything yet.
+    ///
+    /// # Errors
+    /// The process is out of file descriptors.
+    pub fn new(invocation: Invocation, api: ApiQueue) -> Result<Self, Error> {
+        let poller = Poller::new()?;
+        let signals = Signals::new()?;
+        poller.watch(signals.as_raw_fd(), Source::Signals, Interest::Read)?;
+        poller.watch(api.as_raw_fd(), Source::Api, Interest::Read)?;
+        let events = Events::open(invocation.event_monitor.as_ref())?;
+        Ok(Self {
+            invocation,
+            poller,
+            api,
+            signals,
+            events,
+            config: None,
+            running: None,
+            booted: false,
+            paused: false,
+            protection: Protection::None,
+            held: HeldWrites::default(),
+            statistics: Statistics::default(),
+            calls: Vec::new(),
+            outcome: None,
+            failure: None,
+        })
+    }
+
+    /// Does what the command line asks for, then serves until the end.
+    ///
+    /// # Errors
+    /// What the command line asks for cannot be done, or the event loop failed.
+    pub fn run(mut self) -> Result<Outcome, Error> {
+        self.begin()?;
+        while self.outcome.is_none() {
+            for source in self.poller.wait(self.timeout_ms())? {
+                self.on_ready(source)?;
+            }
+            self.tick()?;
+        }
+        self.end_protection();
+        self.end_vm();
+        Ok(match (self.outcome, self.failure) {
+            (Some(Outcome::Well), Some(failure)) => Outcome::Badly(failure),
+            (outcome, _) => outcome.unwrap_or(Outcome::Well),
+        })
+    }
+
+    fn timeout_ms(&self) -> i32 {
+        let suspended = self
+            .running
+            .as_ref()
+            .and_then(|running| running.world.as_ref())
+            .is_some_and(World::suspended);
+        if suspended || self.protection.needs_ticks() { TICK_MS } else { -1 }
+    }
+
+    fn on_ready(&mut self, source: Source) -> Result<(), Error> {
+        match source {
+            Source::Engine => self.on_reports(),
+            Source::Api => {
+                while let Some(call) = self.api.take() {
+                    self.on_call(call);
+                }
+                Ok(())
+            }
+            Source::Signals => {
+                if let Some(name) = self.signals.take() {
+                    log::info!("{name}: ending");
+                    self.outcome = Some(Outcome::Well);
+                }
+                Ok(())
+            }
+            Source::Tap(index) => match self.world() {
+                Some((world, poller)) => world.on_tap(index, poller),
+                None => Ok(()),
+            },
+            Source::SerialInput | Source::ConsoleInput(_) => {
+                if let Some((world, poller)) = self.world() {
+                    world.on_keys(source, poller);
+                }
+                Ok(())
+            }
+            Source::Listener | Source::Channel | Source::Heartbeat | Source::Helpers => {
+                self.on_protection(source)
+            }
+        }
+    }
+
+    fn world(&mut self) -> Option<(&mut World, &Poller)> {
+        let world = self.running.as_mut()?.world.as_mut()?;
+        Some((world, &self.poller))
+    }
+
+    fn tick(&mut self) -> Result<(), Error> {
+        if let Some((world, poller)) = self.world() {
+            world.resume_taps(poller)?;
+        }
+        self.tick_protection()
+    }
+
+    /// Ends the engine and whatever protects it. The configuration stays.
+    fn end_vm(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.end(&self.poller);
+            // What the machine still said on its way out.
+            self.statistics.stopped();
+        }
+        self.held = HeldWrites::default();
+        self.paused = false;
+    }
+}

@@ -1,0 +1,124 @@
+//! What the shell does about the engine's reports.
+
+use ft::recorder::Noted;
+use ft::{Chunk, Output};
+use serde_json::json;
+
+use super::protection::Protection;
+use super::{Awaits, Outcome, Shell};
+use crate::api::{ApiError, ApiReply};
+use crate::engine::{DivergenceReport, Ended, Report};
+use crate::error::Error;
+
+impl Shell {
+    pub(super) fn on_reports(&mut self) -> Result<(), Error> {
+        let Some(running) = &self.running else { return Ok(()) };
+        for report in running.take_reports() {
+            self.on_report(report)?;
+        }
+        Ok(())
+    }
+
+    fn on_report(&mut self, report: Report) -> Result<(), Error> {
+        match report {
+            Report::Emission { chunks, outputs } => self.on_emission(chunks, outputs),
+            Report::Delta { pages } => {
+                self.statistics.deltas += 1;
+                self.statistics.delta_pages += pages;
+            }
+            Report::Executed { number, moment, now_ns, outputs } => {
+                self.statistics.moment = moment;
+                let _ = (number, now_ns);
+                self.on_replayed(moment, outputs)?;
+            }
+            Report::Released { .. } => {}
+            Report::LogEnd(reason) => self.on_replay_end(reason),
+            Report::Drained(_) | Report::Live(_) => {}
+            Report::Diverged(divergence) => self.on_divergence(&divergence),
+            Report::Reset => self.events.report("vm", "rebooted", json!({})),
+            Report::Paused => {
+                self.paused = true;
+                self.events.report("vm", "paused", json!({}));
+                self.answer(Awaits::Paused, Ok(()));
+            }
+            Report::Resumed => {
+                self.paused = false;
+                self.events.report("vm", "resumed", json!({}));
+                self.answer(Awaits::Resumed, Ok(()));
+            }
+            Report::Recording(moment) => {
+                self.statistics.moment = moment;
+                if matches!(self.protection, Protection::Recording(_)) {
+                    self.answer(Awaits::Protected, Ok(()));
+                }
+            }
+            Report::HandedOver(_) => {}
+            Report::Ended(ended) => self.on_ended(ended),
+        }
+        Ok(())
+    }
+
+    /// Outputs leave at once where nobody has to hold the log first.
+    fn on_emission(&mut self, chunks: Vec<Chunk>, outputs: Vec<(Noted, Output)>) {
+        for chunk in &chunks {
+            self.statistics.count(chunk);
+        }
+        match &mut self.protection {
+            Protection::None => self.let_go(outputs.into_iter().map(|(_, output)| output)),
+            Protection::Recording(_) => {
+                self.write_log(&chunks);
+                self.let_go(outputs.into_iter().map(|(_, output)| output));
+            }
+            Protection::Replaying(_) => self.show_replayed(outputs),
+        }
+    }
+
+    /// Carries outputs out.
+    pub(super) fn let_go(&mut self, outputs: impl IntoIterator<Item = Output>) {
+        let Some(running) = &mut self.running else { return };
+        for output in outputs {
+            running.carry_out(output);
+        }
+    }
+
+    fn on_divergence(&mut self, divergence: &DivergenceReport) {
+        self.statistics.divergences += 1;
+        self.statistics.happened(format!("The replay diverged {}", divergence.text));
+        self.events.report("ft", "diverged", json!({ "moment": divergence.moment }));
+        self.on_diverged(divergence);
+    }
+
+    fn on_ended(&mut self, ended: Ended) {
+        let outcome = match &ended {
+            Ended::PowerOff => {
+                self.events.report("vm", "shutdown", json!({}));
+                Outcome::Well
+            }
+            Ended::Stopped => return,
+            Ended::Failed(why) => Outcome::Badly(why.clone()),
+        };
+        if let Outcome::Badly(why) = &outcome {
+            log::error!("the VM ended: {why}");
+            self.statistics.happened(format!("The VM ended: {why}"));
+        }
+        if self.protection_outlives(&ended) {
+            return;
+        }
+        self.leave_protection();
+        self.end_vm();
+        if !self.invocation.no_shutdown {
+            self.outcome = Some(outcome);
+        }
+    }
+
+    /// Answers every call that waits for `what`.
+    pub(super) fn answer(&mut self, what: Awaits, result: Result<(), ApiError>) {
+        let (ready, waiting) =
+            std::mem::take(&mut self.calls).into_iter().partition(|(awaits, _)| *awaits == what);
+        self.calls = waiting;
+        let ready: Vec<(Awaits, crate::api::ReplySender)> = ready;
+        for (_, reply) in ready {
+            reply.send(result.clone().map(|()| ApiReply::Empty));
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! One VM as the shell sees it: its configuration, its engine, its back ends, and who else takes
+//! part in its life.
+//!
+//! Owns starting and ending an engine and the flow of its outputs. Does not own the API's words
+//! (`lifecycle`) or the replica protocol (`crate::replica`).
+
+use std::os::fd::AsRawFd;
+use std::sync::mpsc::Receiver;
+use std::thread::JoinHandle;
+
+use ft::Output;
+use hypervisor::{Cpuid, CpuidPolicy, Kvm, guest_cpuid_with};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::poller::{Interest, Poller, Source};
+use super::world::{World, disk_capacities};
+use crate::build::{Blueprint, memory};
+use crate::cli::DebugUndo;
+use crate::config::VmConfig;
+use crate::devices::{Platform, PlatformConfig};
+use crate::engine::{
+    self, EngineHandle, EngineParts, LiveClock, Message, Rebuild, Report, ReportSink,
+};
+use crate::error::Error;
+use crate::machine::Machine;
+
+/// A VM's engine and what the shell needs to talk to it.
+pub struct Running {
+    /// The queue to the engine.
+    pub engine: EngineHandle,
+    /// The queue from the engine.
+    pub reports: Receiver<Report>,
+    /// Written when a report was sent.
+    pub event: EventFd,
+    /// Back ends; a backup has none before it goes live.
+    pub world: Option<World>,
+    /// What the guest sees as its CPU.
+    pub cpuid: Cpuid,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// A blueprint for a machine whose first state comes with a log: it is never reset by itself.
+struct NoRebuild;
+
+impl Rebuild for NoRebuild {
+    fn rebuild(&mut self, _: &mut Machine) -> Result<(), Error> {
+        Err(Error::GuestFault("a reset came without the state that follows it".into()))
+    }
+}
+
+/// What this host's KVM gives a guest, less what would not be deterministic.
+///
+/// # Errors
+/// KVM cannot be used.
+pub fn host_cpuid(kvm: &Kvm, undo: &[DebugUndo]) -> Result<Cpuid, Error> {
+    let policy = CpuidPolicy {
+        hide_apic_id: !undo.contains(&DebugUndo::ApicId),
+        ..CpuidPolicy::default()
+    };
+    Ok(guest_cpuid_with(&kvm.supported_cpuid()?, policy))
+}
+
+impl Running {
+    /// Starts a VM of its own: kernel loaded, devices open.
+    ///
+    /// # Errors
+    /// The first thing that is missing or refused.
+    pub fn boot(
+        config: &VmConfig,
+        undo: &[DebugUndo],
+        paused: bool,
+        poller: &Poller,
+    ) -> Result<Self, Error> {
+        let kvm = Kvm::open()?;
+        let cpuid = host_cpuid(&kvm, undo)?;
+        let capacities = disk_capacities(config)?;
+        let rewrite_tsc = !undo.contains(&DebugUndo::TscRewrite);
+        let mut blueprint = Blueprint::new(config.clone(), capacities, rewrite_tsc);
+        let guest = cpuid.clone();
+        let build = move || {
+            let machine = blueprint.build(&kvm, &guest)?;
+            Ok((machine, Box::new(blueprint) as Box<dyn Rebuild>))
+        };
+        let mut running = Self::start(build, cpuid, false, paused)?;
+        running.open_world(config, poller)?;
+        running.watch(poller)?;
+        Ok(running)
+    }
+
+    /// Starts a machine that follows a log.
+    ///
+    /// # Errors
+    /// KVM or guest RAM.
+    pub fn follow(config: &VmConfig, cpuid: &Cpuid, poller: &Poller) -> Result<Self, Error> {
+        let kvm = Kvm::open()?;
+        hypervisor::check_cpuid(cpuid, &kvm.supported_cpuid()?)?;
+        let (size, guest) = (config.memory.size, cpuid.clone());
+        let build = move || {
+            let platform = Platform::new(PlatformConfig { serial: true, boot_time_unix_ns: 0 });
+            let machine = Machine::new(&kvm, memory(size)?, &guest, platform, Vec::new())?;
+            Ok((machine, Box::new(NoRebuild) as Box<dyn Rebuild>))
+        };
+        let running = Self::start(build, cpuid.clone(), true, false)?;
+        running.watch(poller)?;
+        Ok(running)
+    }
+
+    fn start(
+        build: impl FnOnce() -> Result<(Machine, Box<dyn Rebuild>), Error> + Send + 'static,
+        cpuid: Cpuid,
+        replay: bool,
+        paused: bool,
+    ) -> Result<Self, Error> {
+        let (engine, inbox) = EngineHandle::new();
+        let (sink, reports, event) = ReportSink::new()?;
+        let clock = LiveClock::stopped_at(0);
+        let parts = EngineParts { clock, inbox, reports: sink, replay, paused };
+        let thread = engine::spawn(build, parts)?;
+        Ok(Self { engine, reports, event, world: None, cpuid, thread: Some(thread) })
+    }
+
+    /// Opens the back ends.
+    ///
+    /// # Errors
+    /// The first one that cannot be opened.
+    pub fn open_world(&mut self, config: &VmConfig, poller: &Poller) -> Result<(), Error> {
+        let mut world = World::open(config, self.engine.clone())?;
+        world.watch(poller)?;
+        self.world = Some(world);
+        Ok(())
+    }
+
+    fn watch(&self, poller: &Poller) -> Result<(), Error> {
+        poller.watch(self.event.as_raw_fd(), Source::Engine, Interest::Read)
+    }
+
+    /// Carries out an output that may leave.
+    pub fn carry_out(&mut self, output: Output) {
+        if let Some(world) = &mut self.world {
+            world.carry_out(output);
+        }
+    }
+
+    /// Takes the reports that have arrived.
+    pub fn take_reports(&self) -> Vec<Report> {
+        let _ = self.event.read();
+        self.reports.try_iter().collect()
+    }
+
+    /// Ends the engine and closes the back ends; disk requests under way are finished first.
+    pub fn end(mut self, poller: &Poller) {
+        self.engine.send(Message::Stop);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            log::error!("the vCPU's thread panicked");
+        }
+        poller.forget(self.event.as_raw_fd());
+        if let Some(world) = &mut self.world {
+            world.forget(poller);
+            world.drain();
+        }
+    }
+}
