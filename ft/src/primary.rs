@@ -144,17 +144,24 @@ impl Primary {
         }
     }
 
+    /// Until when an output that was released may be carried out, on the clock that is handed in:
+    /// 0 while none may, `u64::MAX` while there is nobody to wait for.
+    #[must_use]
+    pub fn may_carry_out_until_ms(&self) -> u64 {
+        match self.state {
+            PrimaryState::Solo | PrimaryState::Greeting | PrimaryState::Copying => u64::MAX,
+            PrimaryState::Protecting | PrimaryState::Protected | PrimaryState::Leaving => {
+                self.lease_until_ms
+            }
+            PrimaryState::Yielding | PrimaryState::Holding | PrimaryState::Halted => 0,
+        }
+    }
+
     /// Whether an output that was released may still be carried out at `now_ms`. Workers ask right
     /// before each packet and each disk write: time may have passed since [`Action::Release`].
     #[must_use]
     pub fn may_carry_out(&self, now_ms: u64) -> bool {
-        match self.state {
-            PrimaryState::Solo | PrimaryState::Greeting | PrimaryState::Copying => true,
-            PrimaryState::Protecting | PrimaryState::Protected | PrimaryState::Leaving => {
-                now_ms < self.lease_until_ms
-            }
-            PrimaryState::Yielding | PrimaryState::Holding | PrimaryState::Halted => false,
-        }
+        now_ms < self.may_carry_out_until_ms()
     }
 
     /// The stream to a standby is open: ask it. `prologue` must carry this side's identity and

@@ -71,7 +71,7 @@ impl Engine {
                 self.ended = Some(Ended::Stopped);
             }
             // Left over from before the machine went live; their time is past.
-            Message::Chunk(..) | Message::Drain | Message::GoLive => {}
+            Message::Log(_) | Message::Drain | Message::GoLive => {}
         }
         Ok(())
     }

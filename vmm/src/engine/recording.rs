@@ -28,6 +28,8 @@ pub(super) struct Recording {
     gathering_since_ns: Option<u64>,
     digest_every: u64,
     state_digest_due: u64,
+    /// The last output that the log says has left.
+    released: u64,
     /// Outputs noted and not sent yet.
     outputs: Vec<(Noted, Output)>,
 }
@@ -82,8 +84,10 @@ impl Engine {
             gathering_since_ns: None,
             digest_every,
             state_digest_due: moment.saturating_add(digest_every),
+            released: 0,
             outputs: Vec::new(),
         }));
+        self.inbox.shared().forget_released();
         self.machine.vm.track_dirty(true)?;
         self.apply_pace();
         self.record_everything()?;
@@ -221,7 +225,12 @@ impl Engine {
         self.note_outputs();
         self.digest_state_when_due()?;
         let moment = self.machine.moment();
+        let released = self.inbox.shared().released();
         let Mode::Recording(recording) = &mut self.mode else { return Ok(()) };
+        if released > recording.released && recording.gathering_since_ns.is_some() {
+            recording.released = released;
+            recording.recorder.released(moment, released);
+        }
         let (chunks, outputs) = recording.collect(moment, flush);
         if !chunks.is_empty() || !outputs.is_empty() {
             self.reports.send(Report::Emission { chunks, outputs });

@@ -4,7 +4,7 @@
 //! not own the cursor over the log (`ft::Replay`).
 
 use ft::recorder::Noted;
-use ft::{Chunk, Divergence, Input, Page, Replay, Start, Step};
+use ft::{Batch, Divergence, Input, Page, Replay, Start, Step};
 use hypervisor::{Exit, VcpuState};
 
 use super::messages::{DivergenceReport, Ended, Message, NOT_LOGGED, Report};
@@ -20,7 +20,7 @@ pub(super) struct Replaying {
     /// The last time the log told, ns.
     now_ns: u64,
     /// The first thing that differed.
-    difference: Option<String>,
+    difference: Option<Divergence>,
     draining: bool,
 }
 
@@ -42,17 +42,13 @@ impl Replaying {
     pub(super) fn take_time(&mut self, moment: u64) -> u64 {
         match self.replay.take_time(moment) {
             Ok(now_ns) => self.now_ns = now_ns,
-            Err(divergence) => self.differs(&divergence),
+            Err(divergence) => self.differs(divergence),
         }
         self.now_ns
     }
 
-    fn differs(&mut self, divergence: &Divergence) {
-        self.difference.get_or_insert_with(|| divergence.to_string());
-    }
-
-    fn differs_in(&mut self, text: &str) {
-        self.difference.get_or_insert_with(|| text.to_owned());
+    fn differs(&mut self, divergence: Divergence) {
+        self.difference.get_or_insert(divergence);
     }
 }
 
@@ -71,7 +67,7 @@ impl Engine {
         }
         match replaying.replay.next_step(moment) {
             Ok(step) => self.take_step(step)?,
-            Err(divergence) => replaying.differs(&divergence),
+            Err(divergence) => replaying.differs(divergence),
         }
         self.emit(false)?;
         self.report_difference();
@@ -109,7 +105,7 @@ impl Engine {
     fn on_message_replaying(&mut self, message: Message) -> Result<(), Error> {
         let Mode::Replaying(replaying) = &mut self.mode else { return Ok(()) };
         match message {
-            Message::Chunk(chunk) => self.take_chunk(&chunk),
+            Message::Log(batch) => self.take_batch(batch),
             Message::Drain => replaying.draining = true,
             Message::GoLive => self.go_live(),
             Message::Inspect(inspect) => inspect(&self.inspection()),
@@ -126,10 +122,11 @@ impl Engine {
         Ok(())
     }
 
-    fn take_chunk(&mut self, chunk: &Chunk) {
+    fn take_batch(&mut self, batch: Batch) {
+        let moment = batch.start_moment;
         let Mode::Replaying(replaying) = &mut self.mode else { return };
-        if let Err(error) = replaying.replay.push(chunk) {
-            replaying.differs_in(&error.to_string());
+        if let Err(error) = replaying.replay.push_batch(batch) {
+            replaying.differs(Divergence::Log { moment, why: error.to_string() });
         }
     }
 
@@ -151,9 +148,11 @@ impl Engine {
     /// Runs one interval that is known to have ended by itself.
     fn replay_interval(&mut self) -> Result<(), Error> {
         let runnable = self.machine.runnable();
+        let moment = self.machine.moment();
         let Mode::Replaying(replaying) = &mut self.mode else { return Ok(()) };
         if !runnable {
-            replaying.differs_in("the guest is halted here, but ran on in the log");
+            let why = "the guest is halted here, but ran on there".to_owned();
+            replaying.differs(Divergence::Log { moment, why });
             return Ok(());
         }
         let exit = self.machine.run()?;
@@ -207,7 +206,8 @@ impl Engine {
         };
         let checked = Replay::check_state(moment, (devices, memory), (state.digest()?, mine));
         if let (Err(divergence), Mode::Replaying(replaying)) = (checked, &mut self.mode) {
-            replaying.differs_in(&format!("{divergence}\nreplayed devices: {state:#?}"));
+            log::error!("replayed devices at moment {moment}: {state:#?}");
+            replaying.differs(divergence);
         }
         Ok(())
     }
@@ -232,15 +232,15 @@ impl Engine {
     /// A divergence ends a replay: nothing that follows could be trusted.
     fn report_difference(&mut self) {
         let Mode::Replaying(replaying) = &mut self.mode else { return };
-        let Some(what) = replaying.difference.take() else { return };
+        let Some(divergence) = replaying.difference.take() else { return };
         let moment = self.machine.moment();
         let instruction = self.machine.instruction_text();
         let registers = self.machine.vcpu.registers().map(|registers| registers.to_string());
         let text = format!(
-            "at moment {moment}: {what}\nguest instruction: {instruction}\nreplayed registers:\n{}",
+            "at moment {moment}: {divergence}\nguest instruction: {instruction}\nreplayed registers:\n{}",
             registers.unwrap_or_else(|error| error.to_string())
         );
-        self.reports.send(Report::Diverged(DivergenceReport { moment, text: text.clone() }));
+        self.reports.send(Report::Diverged(DivergenceReport { moment, divergence, text: text.clone() }));
         self.ended = Some(Ended::Failed(text));
     }
 

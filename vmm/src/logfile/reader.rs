@@ -60,9 +60,9 @@ impl LogReader {
         match frame {
             None => Ok(None),
             Some(Frame { kind: Kind::Append, moment, body, .. }) => {
-                Chunk::from_body(moment, &body).map(Some).map_err(|e| self.broken(e.to_string()))
+                Chunk::from_body(moment, &body).map(Some).map_err(|error| self.broken(&error))
             }
-            Some(frame) => Err(self.broken(format!(
+            Some(frame) => Err(self.broken(&format_args!(
                 "frame {} is of a kind that does not belong in a file",
                 frame.sequence
             ))),
@@ -74,8 +74,9 @@ impl LogReader {
         self.frames.partial_bytes()
     }
 
-    fn broken(&self, reason: String) -> Error {
-        Error::Log { path: self.path.clone(), reason }
+    /// The error for something in this file that cannot be right.
+    pub fn broken(&self, reason: &dyn std::fmt::Display) -> Error {
+        Error::Log { path: self.path.clone(), reason: reason.to_string() }
     }
 }
 

@@ -58,6 +58,18 @@ impl Heartbeats {
         Ok(heartbeats)
     }
 
+    /// Forgets the peer: waits at `address` again.
+    ///
+    /// # Errors
+    /// The port is in use.
+    pub fn renew(&mut self, address: SocketAddr) -> Result<(), Error> {
+        // The old socket has the port until it is closed.
+        self.socket = open(SocketAddr::new(address.ip(), 0))?;
+        self.socket = open(address)?;
+        (self.peer_ip, self.connected) = (None, false);
+        Ok(())
+    }
+
     /// From now on only this host is listened to.
     pub fn expect(&mut self, peer_ip: Option<IpAddr>) {
         self.peer_ip = peer_ip;

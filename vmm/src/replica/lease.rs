@@ -43,6 +43,13 @@ impl Lease {
         self.inner.revoked.store(true, Ordering::SeqCst);
     }
 
+    /// No write ever again, if the right to write could have passed to somebody else.
+    pub fn revoke_unless_unlimited(&self) {
+        if self.inner.until_ms.load(Ordering::SeqCst) != Self::UNLIMITED_MS {
+            self.revoke();
+        }
+    }
+
     /// Whether no write is being carried out.
     pub fn is_quiet(&self) -> bool {
         self.inner.under_way.load(Ordering::SeqCst) == 0
