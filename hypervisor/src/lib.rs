@@ -45,3 +45,12 @@ pub use vm::Vm;
 
 /// Guest RAM. Its bitmap remembers the pages that user space wrote, which KVM does not see.
 pub type GuestMemory = vm_memory::GuestMemoryMmap<vm_memory::bitmap::AtomicBitmap>;
+
+/// A virtual CPU is made on one thread and run on another; kickers are everywhere.
+const _: () = {
+    const fn sendable<T: Send>() {}
+    const fn shareable<T: Send + Sync>() {}
+    sendable::<Vcpu>();
+    sendable::<Vm>();
+    shareable::<Kicker>();
+};

@@ -6,7 +6,10 @@
 use std::mem::offset_of;
 use std::sync::Arc;
 
-use kvm_bindings::{CpuId, KVM_SYNC_X86_REGS, kvm_cpuid_entry2, kvm_interrupt, kvm_run};
+use kvm_bindings::{
+    CpuId, KVM_SYNC_X86_REGS, KVM_VCPUEVENT_VALID_SHADOW, KVM_X86_SHADOW_INT_STI, kvm_cpuid_entry2,
+    kvm_interrupt, kvm_run,
+};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::ioctl::ioctl_with_ref;
@@ -196,7 +199,11 @@ impl Vcpu {
                 self.breakpoint_end = None;
                 let rip = self.rip();
                 let before = self.byte_before(rip)?;
-                return Ok(self.window_rule.report(rip, before).then_some(Exit::WindowOpen));
+                if self.window_rule.report(rip, before) {
+                    return Ok(Some(Exit::WindowOpen));
+                }
+                self.cast_shadow()?;
+                return Ok(None);
             }
             Exit::Fault(info) => {
                 let instruction = self.own_instruction_bytes()?;
@@ -332,6 +339,15 @@ impl Vcpu {
             self.set_breakpoint(false)?;
         }
         Ok(())
+    }
+
+    /// Puts the guest in the shadow of an `sti`, for one instruction.
+    fn cast_shadow(&self) -> Result<()> {
+        let read = Error::request("read pending exceptions");
+        let mut events = self.fd.get_vcpu_events().map_err(read)?;
+        events.interrupt.shadow = KVM_X86_SHADOW_INT_STI as u8;
+        events.flags |= KVM_VCPUEVENT_VALID_SHADOW;
+        self.fd.set_vcpu_events(&events).map_err(Error::request("delay an interrupt"))
     }
 
     fn set_breakpoint(&mut self, on: bool) -> Result<()> {

@@ -5,7 +5,6 @@
 //! the engine's thread and is reached by messages only, nor the replica protocol, which `ft` keeps
 //! and `crate::replica` carries out.
 
-pub mod arbiter;
 mod console;
 mod events;
 mod info;
