@@ -7,6 +7,7 @@ pub mod client;
 pub mod guest;
 pub mod initramfs;
 pub mod runner;
+pub mod vm;
 
 #[cfg(test)]
 mod selftest;
