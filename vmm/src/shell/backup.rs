@@ -13,6 +13,7 @@ use ft::{
     Happening, Ledger, Link, Output, Prologue, Trail,
 };
 use serde_json::json;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::logged::described;
 use super::primary::{arbiter_directory, ask_arbiter, now_ms};
@@ -101,8 +102,10 @@ impl BackupSide {
     }
 }
 
+/// What this side assumes. The guest's CPUID is the primary's to choose: whether this host can
+/// offer it is asked of KVM when the machine is built.
 fn assumptions(prologue: Option<&Prologue>) -> Assumptions {
-    let hash = prologue.map_or(0, |prologue| prologue.assumptions.cpuid_hash);
+    let hash = prologue.map_or(0, |prologue| xxh3_64(&prologue.cpuid));
     Assumptions::new(&build_id(), hash)
 }
 
@@ -210,7 +213,7 @@ impl Shell {
         channel.flush();
         let received = channel.receive();
         for message in received.messages {
-            self.step_backup(Event::Message(message))?;
+            self.on_backup_message(message)?;
         }
         if let Some(why) = received.damaged {
             log::warn!("the channel carried something else: {why}");
@@ -222,6 +225,15 @@ impl Shell {
             self.drop_backup_channel();
         }
         self.watch_backup_channel()
+    }
+
+    fn on_backup_message(&mut self, message: ft::Message) -> Result<(), Error> {
+        if let (ft::Message::Hello(prologue), Some(side)) = (&message, self.backup_side())
+            && side.backup.state() == BackupState::Waiting
+        {
+            side.backup = Backup::new(now_ms(), assumptions(Some(prologue)));
+        }
+        self.step_backup(Event::Message(message))
     }
 
     fn drop_backup_channel(&mut self) {

@@ -554,7 +554,7 @@ impl Shell {
         self.events.report("ft", "happened", json!({ "what": happening.to_string() }));
         match happening {
             Happening::Protected { .. } => self.answer(Awaits::Protected, Ok(())),
-            Happening::JoinFailed { why } => self.join_failed(&why.clone()),
+            Happening::JoinFailed { why } => self.join_failed(why),
             Happening::Diverged(_) => self.statistics.divergences += 1,
             Happening::Joining
             | Happening::PeerLost(_)
