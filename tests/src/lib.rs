@@ -4,6 +4,7 @@
 //! user of the VMM needs.
 
 pub mod client;
+pub mod demo;
 pub mod guest;
 pub mod initramfs;
 pub mod runner;

@@ -67,7 +67,8 @@ fn answers_about_itself(vm: &mut SingleVm) {
     let disk = vm.disk().unwrap().path().display().to_string();
     assert_eq!(info["config"]["disks"][0]["path"], disk, "{info}");
     let counters = vm.vmm().ask(&["counters"]).unwrap();
-    for (device, counter) in [("_disk0", "write_bytes"), ("_net1", "rx_frames"), ("_net1", "tx_frames")]
+    for (device, counter) in
+        [("_disk0", "write_bytes"), ("_net1", "rx_frames"), ("_net1", "tx_frames")]
     {
         let count = counters[device][counter].as_u64();
         assert!(count.is_some_and(|count| count > 0), "{device}.{counter}: {counters}");

@@ -81,8 +81,7 @@ impl Blueprint {
     /// KVM, RAM or the kernel file.
     pub fn build(&mut self, kvm: &Kvm, cpuid: &Cpuid) -> Result<Machine, Error> {
         let memory = memory(self.config.memory.size)?;
-        let mut machine =
-            Machine::new(kvm, memory, cpuid, self.platform(), self.functions()?)?;
+        let mut machine = Machine::new(kvm, memory, cpuid, self.platform(), self.functions()?)?;
         self.rebuild(&mut machine)?;
         Ok(machine)
     }
@@ -126,8 +125,7 @@ impl Blueprint {
     }
 
     fn load(&self, memory: &GuestMemory) -> Result<loader::Loaded, Error> {
-        let acpi =
-            AcpiConfig { cpus: 1, serial: self.config.serial.mode != ConsoleMode::Off };
+        let acpi = AcpiConfig { cpus: 1, serial: self.config.serial.mode != ConsoleMode::Off };
         write_acpi(memory, &acpi).map_err(|error| Error::Memory {
             size: self.config.memory.size,
             reason: error.to_string(),

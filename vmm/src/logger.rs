@@ -21,9 +21,10 @@ struct Logger {
 pub fn start(verbosity: u8, file: Option<&Path>) -> io::Result<()> {
     let file = match file {
         Some(path) => {
-            let file = OpenOptions::new().create(true).append(true).open(path).map_err(|error| {
-                io::Error::new(error.kind(), format!("{}: {error}", path.display()))
-            })?;
+            let file =
+                OpenOptions::new().create(true).append(true).open(path).map_err(|error| {
+                    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+                })?;
             Some(Mutex::new(file))
         }
         None => None,

@@ -91,7 +91,7 @@ impl VmOptions {
 }
 
 /// When an output may leave the VM.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Acknowledgement {
     /// Once the backup holds the log.
     #[default]
@@ -203,7 +203,8 @@ mod tests {
 
     #[test]
     fn the_words_of_the_kernel_are_one_argument() {
-        let vm = VmOptions { cmdline: vec!["ft.run=workload:cpu".to_owned()], ..VmOptions::default() };
+        let vm =
+            VmOptions { cmdline: vec!["ft.run=workload:cpu".to_owned()], ..VmOptions::default() };
         assert!(vm.kernel_words().ends_with(" ft.run=workload:cpu"));
         assert!(vm.kernel_words().contains("ft.ip=10.77.0.101/24"));
     }

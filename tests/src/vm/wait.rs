@@ -59,7 +59,8 @@ mod tests {
             Ok((looks == 3).then_some(looks))
         });
         assert_eq!(found.unwrap(), 3);
-        let error = wait_until("the end of time", Duration::ZERO, Duration::ZERO, || Ok(None::<()>));
+        let error =
+            wait_until("the end of time", Duration::ZERO, Duration::ZERO, || Ok(None::<()>));
         assert!(error.unwrap_err().to_string().starts_with("the end of time: not within"));
     }
 }

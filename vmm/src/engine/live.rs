@@ -82,12 +82,7 @@ impl Engine {
             Mode::Recording(recording) => (recording.deltas, recording.delta_pages),
             Mode::Replaying(replaying) => (replaying.deltas, replaying.delta_pages),
         };
-        Inspection {
-            moment: self.machine.moment(),
-            now_ns: self.clock.now(),
-            deltas,
-            delta_pages,
-        }
+        Inspection { moment: self.machine.moment(), now_ns: self.clock.now(), deltas, delta_pages }
     }
 
     /// Applies what waits and finds room, and the time that has passed.

@@ -16,7 +16,7 @@ use std::thread::JoinHandle;
 
 pub use clock::LiveClock;
 pub use messages::{
-    DivergenceReport, Ended, EngineHandle, Inspect, Inspection, Inbox, JoinKind, Message, Report,
+    DivergenceReport, Ended, EngineHandle, Inbox, Inspect, Inspection, JoinKind, Message, Report,
     ReportSink,
 };
 

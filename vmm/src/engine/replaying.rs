@@ -79,7 +79,10 @@ impl Engine {
             Step::Run => return self.replay_interval(),
             Step::Input(input) => self.replay_input(&input),
             Step::Pages(pages) => {
-                write_pages(&self.machine.memory, pages.iter().map(|(frame, page)| (*frame, page)))?;
+                write_pages(
+                    &self.machine.memory,
+                    pages.iter().map(|(frame, page)| (*frame, page)),
+                )?;
             }
             Step::Delta { moment, vcpu, machine, pages } => {
                 self.apply_delta(&vcpu, machine.as_deref(), &pages)?;
@@ -240,7 +243,11 @@ impl Engine {
             "at moment {moment}: {divergence}\nguest instruction: {instruction}\nreplayed registers:\n{}",
             registers.unwrap_or_else(|error| error.to_string())
         );
-        self.reports.send(Report::Diverged(DivergenceReport { moment, divergence, text: text.clone() }));
+        self.reports.send(Report::Diverged(DivergenceReport {
+            moment,
+            divergence,
+            text: text.clone(),
+        }));
         self.ended = Some(Ended::Failed(text));
     }
 

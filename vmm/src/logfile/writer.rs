@@ -22,13 +22,14 @@ impl LogWriter {
     /// # Errors
     /// The file exists already, or cannot be written.
     pub fn create(path: &Path, prologue: &Prologue) -> Result<Self, Error> {
-        let file = OpenOptions::new().write(true).create_new(true).open(path).map_err(|source| {
-            Error::File {
-                what: "The log cannot be created (an existing one is never overwritten):",
-                path: path.to_owned(),
-                source,
-            }
-        })?;
+        let file =
+            OpenOptions::new().write(true).create_new(true).open(path).map_err(|source| {
+                Error::File {
+                    what: "The log cannot be created (an existing one is never overwritten):",
+                    path: path.to_owned(),
+                    source,
+                }
+            })?;
         let mut log = Self {
             path: path.to_owned(),
             file: BufWriter::new(file),

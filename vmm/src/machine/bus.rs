@@ -98,11 +98,7 @@ impl Machine {
     /// What a new shell has to do to take the place of one that is gone: requests of the guest
     /// that have no answer yet, and how its back ends are to behave.
     pub fn standing_outputs(&self) -> Vec<Output> {
-        self.virtio
-            .iter()
-            .flat_map(VirtioPci::standing_effects)
-            .filter_map(output)
-            .collect()
+        self.virtio.iter().flat_map(VirtioPci::standing_effects).filter_map(output).collect()
     }
 
     fn carry_out_platform(&mut self, effects: Vec<PlatformEffect>) -> Next {

@@ -57,13 +57,7 @@ impl Machine {
         Ok(Next::Run)
     }
 
-    fn io_in(
-        &mut self,
-        port: u16,
-        size: u8,
-        count: u32,
-        clock: &mut dyn Clock,
-    ) {
+    fn io_in(&mut self, port: u16, size: u8, count: u32, clock: &mut dyn Clock) {
         if port == u16::from(RDTSC_PORT) || port == u16::from(RDTSCP_PORT) {
             return self.rewritten_tsc(port, clock);
         }

@@ -50,11 +50,10 @@ impl Machine {
                 .virtio
                 .get(usize::from(*device))
                 .is_none_or(|d| d.can_receive_packet(&self.memory, bytes.len())),
-            Input::Console { device, .. } => {
-                self.virtio
-                    .get(usize::from(*device))
-                    .is_none_or(|d| d.can_take_console_input(&self.memory))
-            }
+            Input::Console { device, .. } => self
+                .virtio
+                .get(usize::from(*device))
+                .is_none_or(|d| d.can_take_console_input(&self.memory)),
             Input::Serial { bytes } => self.platform.serial_room() >= bytes.len(),
             Input::TimeRead { .. }
             | Input::Tick { .. }

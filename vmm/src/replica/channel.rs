@@ -50,7 +50,8 @@ impl Channel {
             stream.set_nonblocking(true)?;
             stream.set_nodelay(true)
         };
-        prepare().map_err(|error| Error::Channel(format!("the channel cannot be set up: {error}")))?;
+        prepare()
+            .map_err(|error| Error::Channel(format!("the channel cannot be set up: {error}")))?;
         let buffer = vec![0; READ_BYTES];
         Ok(Self { stream, link, unsent: VecDeque::new(), sent: 0, buffer, bytes_sent: 0 })
     }
@@ -162,10 +163,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let one = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (other, _) = listener.accept().unwrap();
-        (
-            Channel::new(one, Link::primary(1)).unwrap(),
-            Channel::new(other, Link::backup()).unwrap(),
-        )
+        (Channel::new(one, Link::primary(1)).unwrap(), Channel::new(other, Link::backup()).unwrap())
     }
 
     fn receive_some(channel: &mut Channel) -> Received {

@@ -115,7 +115,9 @@ fn connect(peer: &str, timeout: Duration) -> Result<TcpStream, String> {
             Err(error) => last = error.to_string(),
         }
     }
-    Err(format!("the backup at {peer} cannot be reached: {last}; is it started with --ft role=backup?"))
+    Err(format!(
+        "the backup at {peer} cannot be reached: {last}; is it started with --ft role=backup?"
+    ))
 }
 
 #[cfg(test)]

@@ -87,8 +87,7 @@ impl BackupSide {
 
     pub(super) fn close(mut self, poller: &Poller) {
         self.close_channel(poller);
-        for fd in
-            [self.listener.as_raw_fd(), self.heartbeats.as_raw_fd(), self.helpers.as_raw_fd()]
+        for fd in [self.listener.as_raw_fd(), self.heartbeats.as_raw_fd(), self.helpers.as_raw_fd()]
         {
             poller.forget(fd);
         }
@@ -121,11 +120,7 @@ impl Shell {
     }
 
     /// Opens the ports and waits for a primary.
-    pub(super) fn await_primary(
-        &mut self,
-        ft: &FtConfig,
-        listen: SocketAddr,
-    ) -> Result<(), Error> {
+    pub(super) fn await_primary(&mut self, ft: &FtConfig, listen: SocketAddr) -> Result<(), Error> {
         let failed = |error: std::io::Error| {
             Error::Channel(format!(
                 "no primary can be awaited at {listen}: {error}; give --ft listen= an address of \
@@ -481,9 +476,7 @@ impl Shell {
         self.started = true;
         self.paused = false;
         self.events.report("ft", "live", json!({ "moment": moment }));
-        let off = self
-            .backup_side()
-            .is_some_and(|side| side.log_end == Some(EndReason::PowerOff));
+        let off = self.backup_side().is_some_and(|side| side.log_end == Some(EndReason::PowerOff));
         if off {
             self.outcome = Some(Outcome::Well);
         }

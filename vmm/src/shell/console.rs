@@ -39,13 +39,14 @@ impl Console {
             ConsoleMode::Tty => Self::Terminal,
             ConsoleMode::File => {
                 let path = config.file.clone().unwrap_or_default();
-                let file = OpenOptions::new().create(true).append(true).open(&path).map_err(
-                    |source| Error::File {
-                        what: "The console's file cannot be opened for writing:",
-                        path,
-                        source,
-                    },
-                )?;
+                let file =
+                    OpenOptions::new().create(true).append(true).open(&path).map_err(|source| {
+                        Error::File {
+                            what: "The console's file cannot be opened for writing:",
+                            path,
+                            source,
+                        }
+                    })?;
                 Self::File(file)
             }
         })

@@ -11,8 +11,8 @@ use serde_json::json;
 use super::vm::Running;
 use super::{Awaits, Outcome, Shell};
 use crate::api::{
-    ApiCall, ApiError, ApiReply, ApiRequest, ApiResult, DeviceNode, ReplySender, VmCounters, VmInfo,
-    VmState, VmmPingResponse,
+    ApiCall, ApiError, ApiReply, ApiRequest, ApiResult, DeviceNode, ReplySender, VmCounters,
+    VmInfo, VmState, VmmPingResponse,
 };
 use crate::build::{Slot, slots};
 use crate::config::{FtMode, VmConfig};

@@ -75,8 +75,8 @@ pub(super) fn described(prologue: &Prologue) -> Result<(VmConfig, Cpuid), Error>
     let mine = Assumptions::new(&build_id(), xxh3_64(&prologue.cpuid));
     prologue.check(&mine).map_err(|mismatch| Error::Refused(mismatch.to_string()))?;
     let config = VmConfig::from_json(&prologue.machine)?;
-    let cpuid = serde_json::from_slice(&prologue.cpuid)
-        .map_err(|error| Error::State(error.to_string()))?;
+    let cpuid =
+        serde_json::from_slice(&prologue.cpuid).map_err(|error| Error::State(error.to_string()))?;
     Ok((config, cpuid))
 }
 

@@ -25,9 +25,9 @@ impl HeldWrites {
         match output {
             Output::Block { device, op: BlockOp::Read { sector, length }, .. } => {
                 let end = sector.saturating_add(u64::from(*length).div_ceil(SECTOR_BYTES));
-                self.ranges.iter().any(|(held, from, to)| {
-                    held == device && *from < end && *sector < *to
-                })
+                self.ranges
+                    .iter()
+                    .any(|(held, from, to)| held == device && *from < end && *sector < *to)
             }
             other => {
                 self.ranges.extend(range(other));

@@ -241,10 +241,7 @@ impl Shell {
         }
     }
 
-    fn on_connected(
-        &mut self,
-        result: Result<std::net::TcpStream, String>,
-    ) -> Result<(), Error> {
+    fn on_connected(&mut self, result: Result<std::net::TcpStream, String>) -> Result<(), Error> {
         if let Some(side) = self.primary_side() {
             side.connecting = false;
         }
@@ -279,9 +276,8 @@ impl Shell {
         prologue.arbiter =
             side.config.arbiter.as_ref().map_or_else(String::new, ToString::to_string);
         let channel = Channel::new(stream, Link::primary(side.primary.generation()))?;
-        let peer = channel
-            .peer()
-            .ok_or_else(|| Error::Channel("the backup hung up at once".into()))?;
+        let peer =
+            channel.peer().ok_or_else(|| Error::Channel("the backup hung up at once".into()))?;
         let port = side.config.udp_port.unwrap_or(peer.port());
         let heartbeats = Heartbeats::connect(SocketAddr::new(peer.ip(), port))?;
         self.poller.watch(channel.as_raw_fd(), Source::Channel, Interest::Read)?;
@@ -595,10 +591,8 @@ impl Shell {
 
     pub(super) fn dismiss_backup(&mut self) -> Result<(), ApiError> {
         let Some(side) = self.primary_side() else { return Ok(()) };
-        let actions = side
-            .primary
-            .disable(now_ms())
-            .map_err(|error| ApiError::failed(error.to_string()))?;
+        let actions =
+            side.primary.disable(now_ms()).map_err(|error| ApiError::failed(error.to_string()))?;
         self.act_primary(actions).map_err(|error| ApiError::failed(error.to_string()))
     }
 

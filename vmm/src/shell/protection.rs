@@ -122,9 +122,9 @@ impl Shell {
                 Err(ApiError::failed("A replay cannot be disabled; end the VMM instead."))
             }
             Protection::Primary(_) => self.dismiss_backup(),
-            Protection::Backup(_) => Err(ApiError::failed(
-                "This is the backup; protection is ended at the primary.",
-            )),
+            Protection::Backup(_) => {
+                Err(ApiError::failed("This is the backup; protection is ended at the primary."))
+            }
         }
     }
 

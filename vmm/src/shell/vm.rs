@@ -56,10 +56,8 @@ impl Rebuild for NoRebuild {
 /// # Errors
 /// KVM cannot be used.
 pub fn host_cpuid(kvm: &Kvm, undo: &[DebugUndo]) -> Result<Cpuid, Error> {
-    let policy = CpuidPolicy {
-        hide_apic_id: !undo.contains(&DebugUndo::ApicId),
-        ..CpuidPolicy::default()
-    };
+    let policy =
+        CpuidPolicy { hide_apic_id: !undo.contains(&DebugUndo::ApicId), ..CpuidPolicy::default() };
     Ok(guest_cpuid_with(&kvm.supported_cpuid()?, policy))
 }
 

@@ -18,8 +18,8 @@ use virtio_devices::backend::{BlockBackend, NetBackend};
 use virtio_devices::{BlockKind, BlockRequest};
 
 use super::console::{Console, RawTerminal};
-use super::poller::{Interest, Poller, Source};
 use super::lifecycle::slot_name;
+use super::poller::{Interest, Poller, Source};
 use crate::api::VmCounters;
 use crate::build::{Slot, slots};
 use crate::config::{ConsoleMode, NetConfig, VmConfig};
@@ -106,7 +106,16 @@ impl World {
         let serial = Console::open(&config.serial)?;
         let tty = [config.serial.mode, config.console.mode].contains(&ConsoleMode::Tty);
         let terminal = tty.then(RawTerminal::enter).flatten();
-        Ok(Self { ports, disks, console, serial, entropy, engine, counts: BTreeMap::new(), _terminal: terminal })
+        Ok(Self {
+            ports,
+            disks,
+            console,
+            serial,
+            entropy,
+            engine,
+            counts: BTreeMap::new(),
+            _terminal: terminal,
+        })
     }
 
     /// Watches everything that can bring inputs. What piled up in the taps before is of another
@@ -156,7 +165,11 @@ impl World {
         for _ in 0..PACKETS_A_TURN {
             if self.engine.packets_waiting() >= PACKETS_WAITING_MOST {
                 port.suspended = true;
-                poller.watch(port.tap.as_fd().as_raw_fd(), Source::Tap(index), Interest::Nothing)?;
+                poller.watch(
+                    port.tap.as_fd().as_raw_fd(),
+                    Source::Tap(index),
+                    Interest::Nothing,
+                )?;
                 break;
             }
             match port.tap.receive() {
@@ -343,11 +356,7 @@ fn open_port(config: &NetConfig) -> Result<Port, Error> {
         tap.set_address(address, mask)?;
     }
     tap.bring_up()?;
-    Ok(Port {
-        tap,
-        mac: config.mac.map(|mac| mac.bytes()).unwrap_or_default(),
-        suspended: false,
-    })
+    Ok(Port { tap, mac: config.mac.map(|mac| mac.bytes()).unwrap_or_default(), suspended: false })
 }
 
 fn open_disk(
