@@ -260,9 +260,15 @@ impl Vcpu {
     /// emulated processors get wrong in both directions, by when the host was interrupted. But
     /// such an instruction completes before an interrupt is delivered, which ends any shadow. So
     /// only the interrupt flag counts, and that nothing else is half delivered.
+    ///
+    /// At an MSR exit the answer is no: completing it may raise a fault, and KVM would drop an
+    /// interrupt that was queued before.
     #[must_use]
     pub fn can_inject(&self) -> bool {
         let page = self.kick.page();
+        if self.pending == Pending::Msr {
+            return false;
+        }
         if page.byte(offset_of!(kvm_run, if_flag)) == 0 {
             return false;
         }

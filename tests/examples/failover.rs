@@ -8,7 +8,18 @@ fn main() -> anyhow::Result<()> {
     let cluster = Cluster::start(&Options::new(2)?)?;
     println!("hosts up");
     let begun = Instant::now();
-    let mut pair = Pair::start(&cluster, PairOptions::default())?;
+    let mut pair = if std::env::var("LOOK").is_ok() {
+        let mut pair = Pair::launch(&cluster, PairOptions::default(), true)?;
+        for _ in 0..12 {
+            std::thread::sleep(Duration::from_secs(3));
+            println!("{:?}", pair.ft_info()?);
+            println!("{:?}", pair.backup().map(|b| b.ft_info()));
+        }
+        println!("{}", pair.describe());
+        return Ok(());
+    } else {
+        Pair::start(&cluster, PairOptions::default())?
+    };
     println!("protected after {:?}: {:?}", begun.elapsed(), pair.ft_info()?);
     let start = Instant::now();
     let load = pair.guest().journal(
