@@ -140,16 +140,22 @@ impl Engine {
             return Ok(());
         }
         self.arm();
-        let exit = self.machine.run()?;
+        let exit =
+            if self.inside_interval { self.machine.resume()? } else { self.machine.run()? };
         self.inbox.leave_guest();
         if exit == Exit::Interrupted {
             return self.interrupted();
         }
+        self.natural_exit(&exit)
+    }
+
+    /// The guest ended its interval by itself.
+    pub(super) fn natural_exit(&mut self, exit: &Exit) -> Result<(), Error> {
         self.inside_interval = false;
         self.machine.moment += 1;
         self.record_exit()?;
         let (machine, mut time) = self.machine_and_time();
-        let next = machine.handle(&exit, &mut time)?;
+        let next = machine.handle(exit, &mut time)?;
         self.note_outputs();
         self.follow(next)
     }
@@ -183,10 +189,10 @@ impl Engine {
             Mode::Recording(_) => {
                 self.inside_interval = true;
                 self.take_messages()?;
-                if self.input_waits() || self.timer_due() {
-                    self.take_delta()?;
+                if !self.input_waits() && !self.timer_due() {
+                    return Ok(());
                 }
-                Ok(())
+                self.end_interval()
             }
             Mode::Replaying(_) => Ok(()),
         }

@@ -116,7 +116,7 @@ impl Engine {
             return Ok(());
         }
         if self.inside_interval {
-            self.take_delta()?;
+            self.end_interval()?;
         }
         let devices = self.machine.state().digest()?;
         let memory = memory_digest(&self.machine.memory)?;
@@ -141,8 +141,19 @@ impl Engine {
         self.record_delta(machine)
     }
 
-    /// Ends the interval the guest is in: ships vCPU and dirty pages.
-    pub(super) fn take_delta(&mut self) -> Result<(), Error> {
+    /// Ends the interval the guest is in, by a delta unless it has just ended by itself.
+    ///
+    /// The kick may have come before the guest was entered: what the last exit asked for is then
+    /// still to be completed, and that may be an exit of its own.
+    pub(super) fn end_interval(&mut self) -> Result<(), Error> {
+        match self.machine.vcpu.settle()? {
+            Some(exit) => self.natural_exit(&exit),
+            None => self.take_delta(),
+        }
+    }
+
+    /// Ships vCPU and dirty pages, which ends the interval. The vCPU must be settled.
+    fn take_delta(&mut self) -> Result<(), Error> {
         let begun_ns = monotonic_ns();
         let frames = self.machine.vm.take_dirty()?;
         self.record_pages(&frames)?;

@@ -158,8 +158,10 @@ impl Engine {
             replaying.differs(Divergence::Log { moment, why });
             return Ok(());
         }
-        let exit = self.machine.run()?;
-        if exit == Exit::Interrupted {
+        let exit =
+            if self.inside_interval { self.machine.resume()? } else { self.machine.run()? };
+        self.inside_interval = exit == Exit::Interrupted;
+        if self.inside_interval {
             return Ok(());
         }
         self.machine.moment += 1;

@@ -115,6 +115,16 @@ impl Machine {
             }
         }
         self.vcpu.request_window(window);
+        self.resume()
+    }
+
+    /// Runs the guest on, inside an interval that a kick interrupted. What was decided at the
+    /// interval's beginning stands: an interrupt injected here would come at a point that no log
+    /// names. A window that was asked for and has opened meanwhile exits at once.
+    ///
+    /// # Errors
+    /// KVM failed to run the vCPU.
+    pub fn resume(&mut self) -> Result<Exit, Error> {
         let exit = self.vcpu.run()?;
         self.copy_task_priority();
         Ok(exit)
