@@ -189,7 +189,8 @@ impl Engine {
             Mode::Recording(_) => {
                 self.inside_interval = true;
                 self.take_messages()?;
-                if !self.input_waits() && !self.timer_due() {
+                let logged = matches!(self.mode, Mode::Recording(_)) && self.ended.is_none();
+                if !logged || (!self.input_waits() && !self.timer_due()) {
                     return Ok(());
                 }
                 self.end_interval()

@@ -131,6 +131,8 @@ impl Shell {
         listener.set_nonblocking(true).map_err(failed)?;
         let heartbeats = Heartbeats::listen(heartbeat_address(ft, listen))?;
         let helpers = Helpers::new()?;
+        // Looked at now, so that a primary need not wait for it.
+        log::info!("build {}", build_id());
         let poller = self.poller();
         poller.watch(listener.as_raw_fd(), Source::Listener, Interest::Read)?;
         poller.watch(heartbeats.as_raw_fd(), Source::Heartbeat, Interest::Read)?;
