@@ -82,7 +82,8 @@ pub(super) fn settings(config: &FtConfig) -> Settings {
         heartbeat_ms: config.timings.heartbeat_ms,
         timeout_ms: config.timings.timeout_ms,
         lease_ms: config.timings.timeout_ms / 2,
-        silence_ms: config.timings.timeout_ms.saturating_mul(4),
+        silence_ms: config.timings.timeout_ms.saturating_mul(2).max(2_000),
+        lag_limit_ms: config.timings.timeout_ms.saturating_mul(4).max(10_000),
         log_limit_bytes: config.log_buffer,
         ..Settings::default()
     }
