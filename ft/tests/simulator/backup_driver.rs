@@ -32,6 +32,7 @@ pub struct BackupDriver {
     spoiled_ever: bool,
     /// For breaks of the rules: batches not handed to the replay yet, pages of an open delta.
     delayed: Vec<Batch>,
+    last_chunk: u64,
     staged: Vec<(u64, Page)>,
 }
 
@@ -52,6 +53,7 @@ impl BackupDriver {
             spoiled: false,
             spoiled_ever: false,
             delayed: vec![],
+            last_chunk: 0,
             staged: vec![],
         }
     }
@@ -116,9 +118,12 @@ impl BackupDriver {
             }
         }
         self.delayed.push(batch);
-        if world.is(Break::AckBeforeHolding) && self.delayed.len() < 4 {
-            return;
+        if !world.is(Break::AckBeforeHolding) {
+            self.hand_over(world);
         }
+    }
+
+    fn hand_over(&mut self, world: &mut World) {
         let Some(replay) = &mut self.replay else { return };
         for batch in self.delayed.drain(..) {
             world.checker.backup_holds(self.stream, batch.outputs.count);
@@ -133,6 +138,9 @@ impl BackupDriver {
         let (host, process) = (self.host, self.process);
         world.after(delay_us, Due::Arrive { host, process, what: Inbox::Step });
         let mut actions = vec![];
+        if !self.draining && world.rng.per_mille(300) {
+            self.hand_over(world);
+        }
         for _ in 0..8 {
             let Some(replay) = &mut self.replay else { break };
             match replay.next_step(self.machine.moment) {
@@ -230,6 +238,7 @@ impl BackupDriver {
                 let has_state = self.replay.as_ref().is_some_and(Replay::has_state);
                 let whole = has_state && !self.spoiled;
                 let state = whole.then(|| self.machine.state_digest());
+                self.last_chunk = number;
                 world.checker.executed(self.stream, number, outputs, state);
                 actions.extend(self.backup.executed(now_ms, number, outputs));
             }
@@ -253,6 +262,10 @@ impl BackupDriver {
             for (page, content) in &self.staged {
                 self.machine.load_page(*page, content);
             }
+        }
+        if !world.is(Break::LiveBeforeEnd) && !self.spoiled {
+            let state = self.machine.state_digest();
+            world.checker.taken_over(self.stream, self.last_chunk, state);
         }
         world.checker.went_live(process, generation, self.machine.devices.total);
         let redo = self.ledger.redo();

@@ -156,6 +156,13 @@ impl Checker {
         }
     }
 
+    /// The machine goes on from where the last chunk left it, and from nowhere else.
+    pub fn taken_over(&mut self, stream: usize, chunk: u64, state: u64) {
+        if self.states.get(&(stream, chunk)) != Some(&state) {
+            self.fail(format!("the machine goes on from another state than after chunk {chunk}"));
+        }
+    }
+
     /// Once everything has calmed down: nothing is missing.
     pub fn finish(
         &mut self,

@@ -114,7 +114,11 @@ impl Process {
         {
             self.take(world, what);
         }
-        if !self.todo.is_empty() || !self.inbox.is_empty() {
+        let leaving = match &self.role {
+            Role::Primary(driver) => driver.has_work(world),
+            Role::Backup(_) | Role::Ended => false,
+        };
+        if !self.todo.is_empty() || !self.inbox.is_empty() || leaving {
             self.wake(world);
         }
     }

@@ -233,7 +233,7 @@ impl PrimaryDriver {
 
     /// The guest was kicked out in the middle of an interval.
     fn start_delta(&mut self, world: &mut World, now_ms: u64) -> Vec<Action> {
-        let moment = self.machine.moment;
+        let (moment, state) = (self.machine.moment, self.machine.state_digest());
         self.machine.run_partly(world.rng.next());
         let pages = self.machine.take_dirty(false);
         let vcpu = self.machine.save_vcpu();
@@ -243,7 +243,7 @@ impl PrimaryDriver {
         if world.rng.per_mille(400) {
             // A large delta: the pages are on their way before the state is.
             self.pending_delta = Some(vcpu);
-            return self.cut_at(world, now_ms, None);
+            return self.cut_at(world, now_ms, state);
         }
         self.finish_delta(world, now_ms, vcpu)
     }
@@ -270,16 +270,16 @@ impl PrimaryDriver {
 
     fn cut(&mut self, world: &mut World, now_ms: u64) -> Vec<Action> {
         let state = self.machine.state_digest();
-        self.cut_at(world, now_ms, Some(state))
+        self.cut_at(world, now_ms, state)
     }
 
-    fn cut_at(&mut self, world: &mut World, now_ms: u64, state: Option<u64>) -> Vec<Action> {
+    fn cut_at(&mut self, world: &mut World, now_ms: u64, state: u64) -> Vec<Action> {
         let moment = self.machine.moment;
         let chunks: Vec<Chunk> = match &mut self.recorder {
             Some(recorder) => recorder.cut(moment),
             None => vec![],
         };
-        if let (Some(last), Some(state)) = (chunks.last(), state) {
+        if let Some(last) = chunks.last() {
             world.checker.cut(self.stream, last.number, state);
         }
         let chunks = chunks.into_iter();
@@ -308,10 +308,16 @@ impl PrimaryDriver {
         }
     }
 
+    pub fn has_work(&self, world: &World) -> bool {
+        let may = self.primary.may_carry_out(self.clock.ms(world));
+        may && !self.held && !self.leaving.is_empty()
+    }
+
+    /// One output leaves, if it may, unless the worker for it is slow.
     pub fn carry_out_one(&mut self, world: &mut World) -> bool {
         let now_ms = self.clock.ms(world);
         let may = self.primary.may_carry_out(now_ms) || world.is(Break::IgnoreLease);
-        if self.held || !may {
+        if self.held || !may || world.rng.per_mille(world.lazy) {
             return false;
         }
         match self.leaving.pop_front() {
@@ -334,7 +340,7 @@ impl PrimaryDriver {
             world.checker.effect(process, generation, item.total, world.now_us);
             self.confirmed = self.confirmed.max(item.sequence);
         }
-        let delay_us = world.rng.range(200, 20_000) + 40_000 * u64::from(world.rng.per_mille(50));
+        let delay_us = world.rng.range(200, 20_000) + 40_000 * u64::from(world.rng.per_mille(200));
         match item.output {
             Output::Block { token, op, .. } => {
                 let mut data = vec![];

@@ -77,6 +77,7 @@ impl Run {
         world.broken = broken;
         world.trace = traced.then(Vec::new);
         let settings = settings(&mut world.rng, broken);
+        world.lazy = world.rng.range(0, 20) * 50;
         let clocks = [0, 1].map(|_| Clock {
             offset_us: world.rng.range(0, 1 << 40),
             per_mille: world.rng.range(980, 1021),
@@ -127,6 +128,9 @@ impl Run {
             }
             Due::Segment { stream, from } => self.world.segment(stream, from),
             Due::Datagram { from, to, bytes } => self.world.arrive(from, to, bytes),
+            Due::Asked { host, process, generation } => {
+                self.world.decide(host, process, generation);
+            }
             Due::Landed(write) => {
                 if !self.world.vanished.contains(&write.process) {
                     self.world.checker.landed(write.process, write.generation);
@@ -278,7 +282,10 @@ impl Run {
         let unprotected = match &dying.role {
             Role::Primary(driver) => matches!(
                 driver.primary.state(),
-                PrimaryState::Solo | PrimaryState::Greeting | PrimaryState::Copying
+                PrimaryState::Solo
+                    | PrimaryState::Greeting
+                    | PrimaryState::Copying
+                    | PrimaryState::Leaving
             ),
             Role::Backup(_) | Role::Ended => false,
         };

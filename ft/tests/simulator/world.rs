@@ -20,6 +20,8 @@ pub enum Due {
     Segment { stream: usize, from: usize },
     /// A datagram arrives.
     Datagram { from: usize, to: usize, bytes: Vec<u8> },
+    /// A question reaches the arbiter.
+    Asked { host: usize, process: u64, generation: u64 },
     /// A disk write takes effect.
     Landed(Write),
     /// The kernel of a killed process closes its sockets.
@@ -87,6 +89,8 @@ pub struct World {
     pub datagram_loss: u64,
     pub corrupt: u64,
     pub delay_max_us: u64,
+    /// How slow those are who carry outputs out.
+    pub lazy: u64,
     pub arbiter: Arbiter,
     pub disk: BTreeMap<u64, u64>,
     /// The process on each host and whether its kernel is there.
@@ -121,6 +125,7 @@ impl World {
             datagram_loss: 10,
             corrupt: 0,
             delay_max_us: 500,
+            lazy: 0,
             arbiter: Arbiter::default(),
             disk: BTreeMap::new(),
             process: [0; 2],
@@ -303,16 +308,23 @@ impl World {
         self.after(0, Due::Arrive { host: to, process, what });
     }
 
-    /// A process asks the arbiter; the answer comes later.
+    /// A process asks the arbiter: the question takes a while to get there.
     pub fn ask_arbiter(&mut self, host: usize, generation: u64) {
         let process = self.process[host];
-        let delay_us = self.rng.range(500, 15_000);
+        let delay_us = self.rng.range(100, 10_000);
+        self.after(delay_us, Due::Asked { host, process, generation });
+    }
+
+    /// The arbiter decides; the answer takes a while to get back.
+    pub fn decide(&mut self, host: usize, process: u64, generation: u64) {
         let out = self.arbiter.out_until_us > self.now_us || self.rng.per_mille(50);
         // The claim may have been made even though the answer is lost.
         let claimed = !out || self.rng.per_mille(500);
         let holder = match self.arbiter.holders.get(&generation) {
             Some(holder) => *holder,
             None if claimed => {
+                // It decides for one that has died since: that is a second failure.
+                self.checker.excused |= self.process[host] != process;
                 self.arbiter.holders.insert(generation, process);
                 process
             }
@@ -321,13 +333,11 @@ impl World {
         let answer = match (out, holder == process) {
             (true, _) => Answer::Unreachable,
             (false, true) => Answer::Won,
+            (false, false) if self.is(crate::breaks::Break::NoArbiter) => Answer::Won,
             (false, false) => Answer::Lost,
         };
-        let answer = match answer {
-            Answer::Lost if self.is(crate::breaks::Break::NoArbiter) => Answer::Won,
-            answer => answer,
-        };
         self.say(|| format!("the arbiter on generation {generation} for host {host}: {answer:?}"));
+        let delay_us = self.rng.range(100, 10_000);
         self.after(delay_us, Due::Arrive { host, process, what: Inbox::Answer(answer) });
     }
 }
