@@ -29,9 +29,11 @@ pub enum Break {
     ForgetTime,
     /// The backup believes outputs to have left when they are merely allowed to.
     ConfirmTooSoon,
+    /// The backup's timeout is shorter than the primary's lease.
+    Impatient,
 }
 
-pub const ALL: [Break; 13] = [
+pub const ALL: [Break; 14] = [
     Break::EarlyRelease,
     Break::NoArbiter,
     Break::LiveBeforeEnd,
@@ -45,6 +47,7 @@ pub const ALL: [Break; 13] = [
     Break::StayAfterHalt,
     Break::ForgetTime,
     Break::ConfirmTooSoon,
+    Break::Impatient,
 ];
 
 impl Break {

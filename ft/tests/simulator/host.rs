@@ -192,7 +192,16 @@ impl Process {
         loop {
             let Some((_, _, link)) = &mut self.link else { return };
             match link.next_message() {
-                Ok(Some(message)) => self.event(world, Event::Message(message)),
+                Ok(Some(mut message)) => {
+                    if let (Message::Hello(prologue), true) =
+                        (&mut message, world.is(Break::Impatient))
+                    {
+                        let settings = &mut prologue.settings;
+                        (settings.heartbeat_ms, settings.lease_ms) = (10, 20);
+                        (settings.timeout_ms, settings.silence_ms) = (60, 60);
+                    }
+                    self.event(world, Event::Message(message));
+                }
                 Ok(None) => return,
                 Err(error) => {
                     return self.event(world, Event::Damaged { why: error.to_string() });
