@@ -56,6 +56,8 @@ pub enum Fault {
     Spoil(usize),
     /// Everything that can be mended is.
     Calm,
+    /// Has everything come right?
+    Look,
 }
 
 /// Virtual time in which things go wrong, and in which they must be well again.
@@ -74,9 +76,8 @@ pub fn plan(rng: &mut Rng) -> Vec<(u64, Fault)> {
 
 fn one(rng: &mut Rng) -> Fault {
     let host = rng.range(0, 2) as usize;
-    let short_us = rng.range(20_000, 700_000);
-    let long_us = rng.range(300_000, 2_500_000);
-    let for_us = if rng.per_mille(500) { short_us } else { long_us };
+    let longest_us = [250_000, 700_000, 2_500_000][rng.range(0, 3) as usize];
+    let for_us = rng.range(20_000, longest_us);
     match rng.range(0, 28) {
         0..=3 => Fault::KillProcess(host),
         4..=5 => Fault::KillHost(host),

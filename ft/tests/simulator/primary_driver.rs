@@ -53,6 +53,8 @@ pub struct PrimaryDriver {
     stopped: bool,
     stalled: bool,
     failing_over: bool,
+    /// The worker that carries outputs out is slow until then.
+    busy_until_us: u64,
     next_join_us: u64,
 }
 
@@ -89,6 +91,7 @@ impl PrimaryDriver {
             stopped: false,
             stalled: false,
             failing_over: false,
+            busy_until_us: 0,
             next_join_us: 0,
         }
     }
@@ -310,15 +313,19 @@ impl PrimaryDriver {
 
     pub fn has_work(&self, world: &World) -> bool {
         let may = self.primary.may_carry_out(self.clock.ms(world));
-        may && !self.held && !self.leaving.is_empty()
+        may && !self.held && !self.leaving.is_empty() && world.now_us >= self.busy_until_us
     }
 
     /// One output leaves, if it may, unless the worker for it is slow.
-    pub fn carry_out_one(&mut self, world: &mut World) -> bool {
-        let now_ms = self.clock.ms(world);
+    pub fn carry_out_one(&mut self, world: &mut World, now_ms: u64) -> bool {
         let may = self.primary.may_carry_out(now_ms) || world.is(Break::IgnoreLease);
-        if self.held || !may || world.rng.per_mille(world.lazy) {
+        if self.held || !may || world.now_us < self.busy_until_us {
             return false;
+        }
+        if world.rng.per_mille(world.lazy) {
+            let delay_us = world.rng.range(100, 25_000);
+            self.busy_until_us = world.now_us + delay_us;
+            world.after(delay_us, Due::Work { host: self.host, process: self.process });
         }
         match self.leaving.pop_front() {
             Some(item) => {

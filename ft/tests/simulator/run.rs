@@ -25,13 +25,18 @@ struct Run {
     processes: [Option<Process>; 2],
     clocks: [Clock; 2],
     settings: Settings,
+    /// How often in a row everything was found as it should be, with all faults over.
+    calm_checks: u32,
 }
 
 /// Runs one seed to its end, or to the first violation.
 pub fn run(seed: u64, broken: Option<Break>, traced: bool) -> Outcome {
     let mut run = Run::new(seed, broken, traced);
     while let Some(due) = run.world.pop() {
-        if run.world.now_us > END_US || run.world.checker.violation.is_some() {
+        if run.world.now_us > END_US
+            || run.calm_checks >= 3
+            || run.world.checker.violation.is_some()
+        {
             break;
         }
         run.due(due);
@@ -77,13 +82,13 @@ impl Run {
         world.broken = broken;
         world.trace = traced.then(Vec::new);
         let settings = settings(&mut world.rng, broken);
-        world.lazy = world.rng.range(0, 20) * 50;
+        world.lazy = world.rng.range(0, 10).saturating_sub(5) * 100;
         let clocks = [0, 1].map(|_| Clock {
             offset_us: world.rng.range(0, 1 << 40),
             per_mille: world.rng.range(980, 1021),
         });
         let machine = Toy::new(seed);
-        let mut run = Self { world, processes: [None, None], clocks, settings };
+        let mut run = Self { world, processes: [None, None], clocks, settings, calm_checks: 0 };
         let mut process = Process::new(&mut run.world, 0, clocks[0], Role::Ended);
         let place = (0, process.id, clocks[0]);
         let now_ms = clocks[0].ms(&run.world);
@@ -187,7 +192,7 @@ impl Run {
             }
             Fault::Pause { host, for_us } => {
                 if let Some(process) = &mut self.processes[host] {
-                    process.paused = true;
+                    process.pause(&self.world);
                     let process = process.id;
                     self.world.after(for_us, Due::Fault(Fault::Resume { host, process }));
                 }
@@ -230,6 +235,7 @@ impl Run {
                 }
             }
             Fault::Calm => self.calm(),
+            Fault::Look => self.look(),
         }
     }
 
@@ -239,7 +245,18 @@ impl Run {
         *cut = until_us.max(*cut);
     }
 
+    /// A pair that has been whole for a while needs no more watching.
+    fn look(&mut self) {
+        let whole = self.processes.iter().flatten().any(|process| match &process.role {
+            Role::Primary(driver) => driver.primary.state() == PrimaryState::Protected,
+            Role::Backup(_) | Role::Ended => false,
+        });
+        self.calm_checks = if whole { self.calm_checks + 1 } else { 0 };
+        self.world.after(400_000, Due::Fault(Fault::Look));
+    }
+
     fn calm(&mut self) {
+        self.world.after(1_200_000, Due::Fault(Fault::Look));
         self.world.cut_until_us = [[0; 2]; 2];
         self.world.arbiter.out_until_us = 0;
         self.world.datagram_loss = 5;
