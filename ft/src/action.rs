@@ -48,7 +48,8 @@ pub enum Action {
     /// Primary: the backup is ready for the machine. Stop it, start a recorder, append pages and a
     /// delta with machine state, go on.
     StartJoin,
-    /// Primary: from here on outputs wait in the gate.
+    /// Primary: from here on outputs wait in the gate. First carry out every output that was made
+    /// before, in order: once the backup may take over, nobody else would.
     CloseGate,
     /// Primary: outputs that wait for chunks up to this one may leave. Right before each is carried
     /// out, `Primary::may_carry_out` has a last word: where it says no, wait until it says yes or

@@ -15,7 +15,9 @@
 //! actions out. The machine and its replay are the driver's. Why this is safe is argued in
 //! `docs/PROTOCOL.md`.
 
-use alloc::{boxed::Box, format, string::String, string::ToString, vec, vec::Vec};
+use alloc::{
+    boxed::Box, collections::VecDeque, format, string::String, string::ToString, vec, vec::Vec,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::action::{Action, Event, HaltReason, Happening, LossCause};
@@ -27,6 +29,9 @@ use crate::message::{Ack, Heartbeat, Message, Role, Word};
 use crate::prologue::{Assumptions, Prologue};
 use crate::settings::{AckMode, Settings};
 use crate::watch::Watch;
+
+/// Bytes of log that a primary may send above its limit before it notices.
+const BACKLOG_BYTES: u64 = 16 << 20;
 
 /// Where a backup stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +71,9 @@ pub struct Backup {
     /// Where the last chunk ended, once there was one.
     end_moment: Option<u64>,
     ready: bool,
+    /// Chunks delivered and not executed: number and bytes.
+    unexecuted: VecDeque<(u64, u64)>,
+    unexecuted_bytes: u64,
     contest: Option<Contest>,
     /// Not to go live before this time: until then the primary may hold a lease.
     fence_until_ms: u64,
@@ -87,6 +95,8 @@ impl Backup {
             progress: Ack::default(),
             end_moment: None,
             ready: false,
+            unexecuted: VecDeque::new(),
+            unexecuted_bytes: 0,
             contest: None,
             fence_until_ms: 0,
         }
@@ -145,6 +155,9 @@ impl Backup {
     pub fn executed(&mut self, now_ms: u64, number: u64, outputs: Trail) -> Vec<Action> {
         let mut out = self.attend(now_ms);
         self.progress.executed = number;
+        while let Some((_, bytes)) = self.unexecuted.pop_front_if(|(at, _)| *at <= number) {
+            self.unexecuted_bytes -= bytes;
+        }
         self.progress.outputs = outputs;
         // Where only receipt counts, the answer to the next ping is soon enough.
         let waited_for = self.settings.ack == AckMode::Verified && self.stream_open;
@@ -209,7 +222,10 @@ impl Backup {
     pub fn tick(&mut self, now_ms: u64) -> Vec<Action> {
         let mut out = self.attend(now_ms);
         if self.has_peer() {
-            if self.beat_ms.is_none_or(|at_ms| now_ms >= at_ms + self.settings.heartbeat_ms) {
+            if self
+                .beat_ms
+                .is_none_or(|at_ms| now_ms >= at_ms.saturating_add(self.settings.heartbeat_ms))
+            {
                 self.beat(now_ms, &mut out);
             }
             if let Some(cause) = self.overdue(now_ms) {
@@ -292,6 +308,8 @@ impl Backup {
         self.progress = Ack::default();
         self.end_moment = None;
         self.ready = false;
+        self.unexecuted.clear();
+        self.unexecuted_bytes = 0;
         self.settings = prologue.settings.clone();
         self.vm_id = prologue.vm_id;
         self.generation = prologue.generation;
@@ -316,14 +334,29 @@ impl Backup {
             Ok(batch) if follows => {
                 self.progress.received = chunk.number;
                 self.end_moment = Some(chunk.end_moment);
+                let bytes = chunk.records.len() as u64;
+                self.unexecuted.push_back((chunk.number, bytes));
+                self.unexecuted_bytes += bytes;
                 out.push(Action::Deliver(batch));
                 self.acknowledge(out);
+                self.check_backlog(now_ms, out);
             }
             Ok(_) => {
                 let why = format!("chunk {} is not the next one", chunk.number);
                 self.lost(now_ms, LossCause::Damaged { why }, out);
             }
             Err(why) => self.lost(now_ms, LossCause::Damaged { why }, out),
+        }
+    }
+
+    /// A primary stops long before this: one that does not is not to be believed. While the machine
+    /// is being copied the driver's reading sets the pace.
+    fn check_backlog(&mut self, now_ms: u64, out: &mut Vec<Action>) {
+        let held = self.unexecuted_bytes;
+        let limit = self.settings.log_limit_bytes.saturating_mul(2).saturating_add(BACKLOG_BYTES);
+        if held > limit && self.state == BackupState::Following {
+            let why = format!("{held} bytes of log, where the primary promised at most {limit}");
+            self.lost(now_ms, LossCause::Damaged { why }, out);
         }
     }
 

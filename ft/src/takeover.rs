@@ -92,10 +92,10 @@ impl Ledger {
         }
     }
 
-    /// What to do again, in order. The ledger is empty then.
-    pub fn redo(&mut self) -> Vec<Output> {
+    /// What to do again, in order, with its sequence. The ledger is empty then.
+    pub fn redo(&mut self) -> Vec<(u64, Output)> {
         self.packet_bytes = 0;
-        self.open.drain(..).map(|(_, output)| output).collect()
+        self.open.drain(..).collect()
     }
 
     /// Outputs kept.
@@ -150,7 +150,8 @@ mod tests {
         }
         ledger.released(4);
         ledger.input(&done(7));
-        assert_eq!(ledger.redo(), [write(8), packet(3)], "a released write may not be complete");
+        let redo = ledger.redo();
+        assert_eq!(redo, [(4, write(8)), (5, packet(3))], "a released write may not be complete");
         assert!(ledger.is_empty());
     }
 
@@ -164,7 +165,7 @@ mod tests {
         }
         ledger.input(&Input::Entropy { device: 1, bytes: vec![1] });
         ledger.released(9);
-        assert_eq!(ledger.redo(), [ask(2), offloads(2)]);
+        assert_eq!(ledger.redo(), [(1, ask(2)), (1, offloads(2))]);
     }
 
     #[test]
@@ -175,6 +176,6 @@ mod tests {
             ledger.output(at, Output::Packet { device: 0, bytes: vec![0; 60_000] });
         }
         assert_eq!(ledger.len(), 1 + PACKET_BYTES_MAX / 60_000);
-        assert_eq!(ledger.redo().first(), Some(&write(1)));
+        assert_eq!(ledger.redo().first(), Some(&(1, write(1))));
     }
 }
