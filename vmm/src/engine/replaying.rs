@@ -154,9 +154,7 @@ impl Engine {
         let moment = self.machine.moment();
         let Mode::Replaying(replaying) = &mut self.mode else { return Ok(()) };
         if !runnable {
-            let why = "the guest is halted here, but ran on there".to_owned();
-            replaying.differs(Divergence::Log { moment, why });
-            return Ok(());
+            return self.differs_halted();
         }
         let exit =
             if self.inside_interval { self.machine.resume()? } else { self.machine.run()? };
@@ -174,6 +172,15 @@ impl Engine {
         Ok(())
     }
 
+    fn differs_halted(&mut self) -> Result<(), Error> {
+        let moment = self.machine.moment();
+        if let Mode::Replaying(replaying) = &mut self.mode {
+            let why = "the guest is halted here, but ran on there".to_owned();
+            replaying.differs(Divergence::Log { moment, why });
+        }
+        Ok(())
+    }
+
     fn replay_input(&mut self, input: &Input) {
         if let (Mode::Replaying(replaying), Input::Tick { now_ns }) = (&mut self.mode, input) {
             replaying.now_ns = *now_ns;
@@ -188,8 +195,11 @@ impl Engine {
         pages: &std::collections::BTreeMap<u64, Page>,
     ) -> Result<(), Error> {
         write_pages(&self.machine.memory, pages.iter().map(|(frame, page)| (*frame, page)))?;
-        if let Some(machine) = machine {
-            self.machine.restore_models(MachineState::decode(machine)?)?;
+        match machine {
+            Some(machine) => self.machine.restore_models(MachineState::decode(machine)?)?,
+            // The other side began the interval, and what it decided then is in no delta.
+            None if self.machine.runnable() => self.machine.begin_interval()?,
+            None => return self.differs_halted(),
         }
         let vcpu: VcpuState =
             postcard::from_bytes(vcpu).map_err(|error| Error::State(error.to_string()))?;

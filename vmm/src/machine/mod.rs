@@ -96,12 +96,22 @@ impl Machine {
         !self.halted
     }
 
-    /// Runs the guest until its next exit. Decides on interrupt injection first: the only place
-    /// that does, from state that is itself deterministic.
+    /// Runs the guest until its next exit.
     ///
     /// # Errors
     /// KVM failed to run the vCPU.
     pub fn run(&mut self) -> Result<Exit, Error> {
+        self.begin_interval()?;
+        self.resume()
+    }
+
+    /// Decides, at the beginning of an interval, on interrupt injection: the only place that does,
+    /// from state that is itself deterministic. It changes the interrupt controllers, so a replay
+    /// decides even where a delta spares it the run.
+    ///
+    /// # Errors
+    /// KVM refused the interrupt.
+    pub fn begin_interval(&mut self) -> Result<(), Error> {
         self.vcpu.set_tpr(self.platform.tpr() >> 4);
         let mut window = false;
         if self.platform.pending_interrupt() {
@@ -115,7 +125,7 @@ impl Machine {
             }
         }
         self.vcpu.request_window(window);
-        self.resume()
+        Ok(())
     }
 
     /// Runs the guest on, inside an interval that a kick interrupted. What was decided at the
