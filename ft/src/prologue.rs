@@ -15,6 +15,8 @@ use crate::settings::Settings;
 pub const MOMENT_SEMANTICS: u16 = 1;
 /// Bytes that the machine's configuration, or its CPUID, may have.
 pub const BLOB_BYTES_MAX: usize = 1 << 20;
+/// No pair gets here; a prologue that claims to is not believed.
+const GENERATION_MAX: u64 = 1 << 48;
 /// Bytes of the build and arbiter strings.
 const STRING_BYTES_MAX: usize = 4096;
 
@@ -130,6 +132,10 @@ impl Prologue {
     }
 
     fn check_sizes(&self) -> Result<(), Mismatch> {
+        if self.generation > GENERATION_MAX {
+            let why = format!("generation {} is impossible", self.generation);
+            return Err(Mismatch::Unreadable { why });
+        }
         let parts = [
             ("the machine's configuration", self.machine.len(), BLOB_BYTES_MAX),
             ("the CPUID", self.cpuid.len(), BLOB_BYTES_MAX),
@@ -147,4 +153,61 @@ impl Prologue {
 
 fn unreadable(error: &postcard::Error) -> Mismatch {
     Mismatch::Unreadable { why: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+
+    fn prologue() -> Prologue {
+        Prologue {
+            assumptions: Assumptions::new("1.0", 5),
+            vm_id: [1; 16],
+            generation: 1,
+            start: LogStart::Built,
+            digest_mode: DigestMode::EveryMoment,
+            settings: Settings::default(),
+            arbiter: String::from("file:/shared"),
+            machine: vec![1; 1000],
+            cpuid: vec![2; 100],
+        }
+    }
+
+    #[test]
+    fn a_prologue_comes_back_as_it_was() {
+        let body = prologue().to_body().unwrap();
+        assert_eq!(Prologue::from_body(&body), Ok(prologue()));
+        for cut in 0..body.len() {
+            assert!(Prologue::from_body(&body[..cut]).is_err());
+        }
+    }
+
+    #[test]
+    fn every_assumption_that_is_not_shared_is_named() {
+        let mine = Assumptions::new("1.0", 5);
+        assert_eq!(prologue().check(&mine), Ok(()));
+        let cases = [
+            (Assumptions { format_version: 9, ..mine.clone() }, "reads 9"),
+            (Assumptions { moment_semantics: 9, ..mine.clone() }, "by rule 9"),
+            (Assumptions { build: String::from("2.0"), ..mine.clone() }, "build 2.0"),
+            (Assumptions { cpuid_hash: 9, ..mine }, "0000000000000009 here"),
+        ];
+        for (mine, part) in cases {
+            let message = prologue().check(&mine).unwrap_err().to_string();
+            assert!(message.contains(part), "{message}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_large_or_cannot_work_is_refused() {
+        let large = Prologue { machine: vec![0; BLOB_BYTES_MAX + 1], ..prologue() };
+        let message = large.to_body().unwrap_err().to_string();
+        assert!(message.contains("configuration has 1048577 bytes"), "{message}");
+        let absurd = Prologue { generation: u64::MAX, ..prologue() };
+        assert!(absurd.to_body().is_err());
+        let settings = Settings { lease_ms: 10_000, ..Settings::default() };
+        let body = Prologue { settings, ..prologue() }.to_body().unwrap();
+        assert!(matches!(Prologue::from_body(&body), Err(Mismatch::Settings { .. })));
+    }
 }

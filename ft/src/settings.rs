@@ -5,6 +5,8 @@
 use alloc::{format, string::String};
 use serde::{Deserialize, Serialize};
 
+const HOUR_MS: u64 = 3_600_000;
+
 /// When a chunk counts as acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AckMode {
@@ -23,12 +25,17 @@ pub struct Settings {
     pub heartbeat_ms: u64,
     /// Milliseconds of silence after which the peer counts as lost.
     pub timeout_ms: u64,
+    /// Milliseconds for which the stream may be silent, or a chunk unacknowledged, while heartbeats
+    /// still come.
+    pub silence_ms: u64,
+    /// Milliseconds that the backup's execution may be behind.
+    pub lag_limit_ms: u64,
     /// Milliseconds that an answer of the backup allows the primary to release outputs.
     pub lease_ms: u64,
     /// Milliseconds between two questions to an arbiter that does not answer, at first; it doubles
     /// up to sixteen times that.
     pub arbiter_retry_ms: u64,
-    /// Bytes of log that may be unacknowledged before the machine is stopped.
+    /// Bytes of log that the backup may still have to execute before the machine is stopped.
     pub log_limit_bytes: u64,
 }
 
@@ -38,6 +45,8 @@ impl Default for Settings {
             ack: AckMode::Received,
             heartbeat_ms: 50,
             timeout_ms: 500,
+            silence_ms: 2_000,
+            lag_limit_ms: 10_000,
             lease_ms: 250,
             arbiter_retry_ms: 100,
             log_limit_bytes: 64 << 20,
@@ -57,8 +66,20 @@ impl Settings {
                 "heartbeat_ms, arbiter_retry_ms and log_limit_bytes must not be 0",
             ));
         }
-        if self.timeout_ms > 3_600_000 {
-            return Err(format!("timeout_ms={} is more than an hour", self.timeout_ms));
+        let times = [
+            ("timeout_ms", self.timeout_ms),
+            ("silence_ms", self.silence_ms),
+            ("lag_limit_ms", self.lag_limit_ms),
+            ("arbiter_retry_ms", self.arbiter_retry_ms),
+        ];
+        if let Some((name, value)) = times.into_iter().find(|(_, value)| *value > HOUR_MS) {
+            return Err(format!("{name}={value} is more than an hour"));
+        }
+        if self.silence_ms < self.timeout_ms || self.lag_limit_ms < self.silence_ms {
+            return Err(format!(
+                "timeout_ms={}, silence_ms={} and lag_limit_ms={} must not fall in that order",
+                self.timeout_ms, self.silence_ms, self.lag_limit_ms
+            ));
         }
         if self.lease_ms < self.heartbeat_ms.saturating_mul(2) {
             return Err(format!(
@@ -95,6 +116,8 @@ mod tests {
         assert!(settings.check().is_err());
         let settings = Settings { heartbeat_ms: 0, ..Settings::default() };
         assert!(settings.check().is_err());
+        let settings = Settings { silence_ms: 400, ..Settings::default() };
+        assert!(settings.check().unwrap_err().contains("silence_ms=400"));
         let settings = Settings { timeout_ms: u64::MAX, ..Settings::default() };
         assert!(settings.check().is_err());
     }

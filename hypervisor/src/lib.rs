@@ -32,7 +32,7 @@ mod vm;
 pub use cpuid::{Cpuid, CpuidEntry, CpuidPolicy, check_cpuid, guest_cpuid, guest_cpuid_with};
 pub use error::{Error, Result};
 pub use exit::{Exit, FaultInfo, FaultKind, IoData};
-pub use kick::{Kicker, monotonic_ns};
+pub use kick::{Kicker, boottime_ms, monotonic_ns};
 pub use kvm::Kvm;
 pub use msr::{accept_unknown_msr_write, answer_unknown_msr};
 pub use registers::Registers;
@@ -45,3 +45,12 @@ pub use vm::Vm;
 
 /// Guest RAM. Its bitmap remembers the pages that user space wrote, which KVM does not see.
 pub type GuestMemory = vm_memory::GuestMemoryMmap<vm_memory::bitmap::AtomicBitmap>;
+
+/// A virtual CPU is made on one thread and run on another; kickers are everywhere.
+const _: () = {
+    const fn sendable<T: Send>() {}
+    const fn shareable<T: Send + Sync>() {}
+    sendable::<Vcpu>();
+    sendable::<Vm>();
+    shareable::<Kicker>();
+};

@@ -1,13 +1,13 @@
 //! Two places where KVM, or the processor under it, gives a detail away that depends on when the
 //! host was interrupted. Both are turned into functions of the guest's state alone.
 //!
-//! **The window after `sti`.** `sti` lets interrupts in only after the *next* instruction. Emulated
-//! AMD processors (QEMU) forget that shadow when `sti` is the first instruction after an entry, so
-//! that the interrupt window opens one instruction too early if a host interrupt came just before
-//! it. A window right after an `sti` is therefore not reported the first time: the guest is entered
-//! again, and the window opens after the instruction in the shadow, as it should have. Where the
-//! shadow is never lost, a window there is a real one (the guest returned there from an exception),
-//! comes again at once, and is reported then.
+//! **The window after `sti`.** `sti` lets interrupts in only after the *next* instruction. Some
+//! emulated AMD processors (QEMU before 9.1) forget that shadow if the host was interrupted just
+//! before, so that the interrupt window opens one instruction too early. A window right after an
+//! `sti` is therefore not reported: the shadow is cast again and the guest entered, so that the
+//! window opens one instruction later, whether the shadow was lost or the guest came there in
+//! another way (by returning from an exception). Where it opens at the same place again, the
+//! instruction in the shadow jumps to itself, and the window is reported.
 //!
 //! **`int3` without next-instruction saving.** On such AMD processors KVM asks its emulator to step
 //! over an `int3` that it must deliver again, and the emulator does not know it. We step over it
@@ -23,12 +23,13 @@ pub(crate) const BREAKPOINT_VECTOR: u8 = 3;
 /// Decides which interrupt windows are reported.
 #[derive(Debug, Default)]
 pub(crate) struct WindowRule {
-    /// Where the last run ended with a window that was not reported.
+    /// Where the guest was when the last window was passed over, if nothing was reported since.
     passed_over: Option<u64>,
 }
 
 impl WindowRule {
-    /// Whether a window at `rip`, with `before` the byte in memory before it, is reported.
+    /// Whether a window at `rip`, with `before` the byte in memory before it, is reported. If not,
+    /// the guest is to run one instruction in a shadow.
     pub(crate) fn report(&mut self, rip: u64, before: Option<u8>) -> bool {
         let again = self.passed_over.take() == Some(rip);
         if before == Some(STI) && !again {
@@ -54,14 +55,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_window_right_after_sti_is_passed_over_once() {
+    fn a_window_right_after_sti_is_passed_over() {
         let mut rule = WindowRule::default();
         assert!(!rule.report(0x1000, Some(STI)));
         assert!(rule.report(0x1002, Some(0x90)), "the instruction in the shadow has run");
     }
 
     #[test]
-    fn a_real_window_after_sti_is_reported_when_it_comes_again() {
+    fn a_jump_to_itself_after_sti_does_not_keep_interrupts_out() {
         let mut rule = WindowRule::default();
         assert!(!rule.report(0x1000, Some(STI)));
         assert!(rule.report(0x1000, Some(STI)));
@@ -69,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn both_kinds_of_host_report_the_same_place_for_a_lost_shadow() {
+    fn a_lost_shadow_and_a_kept_one_report_the_same_place() {
         let (mut loses, mut keeps) = (WindowRule::default(), WindowRule::default());
         assert!(!loses.report(0x1000, Some(STI)));
         assert!(loses.report(0x1001, Some(0xf4)));

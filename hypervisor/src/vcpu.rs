@@ -6,7 +6,10 @@
 use std::mem::offset_of;
 use std::sync::Arc;
 
-use kvm_bindings::{CpuId, KVM_SYNC_X86_REGS, kvm_cpuid_entry2, kvm_interrupt, kvm_run};
+use kvm_bindings::{
+    CpuId, KVM_SYNC_X86_REGS, KVM_VCPUEVENT_VALID_SHADOW, KVM_X86_SHADOW_INT_STI, kvm_cpuid_entry2,
+    kvm_interrupt, kvm_run,
+};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::ioctl::ioctl_with_ref;
@@ -196,7 +199,11 @@ impl Vcpu {
                 self.breakpoint_end = None;
                 let rip = self.rip();
                 let before = self.byte_before(rip)?;
-                return Ok(self.window_rule.report(rip, before).then_some(Exit::WindowOpen));
+                if self.window_rule.report(rip, before) {
+                    return Ok(Some(Exit::WindowOpen));
+                }
+                self.cast_shadow()?;
+                return Ok(None);
             }
             Exit::Fault(info) => {
                 let instruction = self.own_instruction_bytes()?;
@@ -253,9 +260,15 @@ impl Vcpu {
     /// emulated processors get wrong in both directions, by when the host was interrupted. But
     /// such an instruction completes before an interrupt is delivered, which ends any shadow. So
     /// only the interrupt flag counts, and that nothing else is half delivered.
+    ///
+    /// At an MSR exit the answer is no: completing it may raise a fault, and KVM would drop an
+    /// interrupt that was queued before.
     #[must_use]
     pub fn can_inject(&self) -> bool {
         let page = self.kick.page();
+        if self.pending == Pending::Msr {
+            return false;
+        }
         if page.byte(offset_of!(kvm_run, if_flag)) == 0 {
             return false;
         }
@@ -332,6 +345,15 @@ impl Vcpu {
             self.set_breakpoint(false)?;
         }
         Ok(())
+    }
+
+    /// Puts the guest in the shadow of an `sti`, for one instruction.
+    fn cast_shadow(&self) -> Result<()> {
+        let read = Error::request("read pending exceptions");
+        let mut events = self.fd.get_vcpu_events().map_err(read)?;
+        events.interrupt.shadow = KVM_X86_SHADOW_INT_STI as u8;
+        events.flags |= KVM_VCPUEVENT_VALID_SHADOW;
+        self.fd.set_vcpu_events(&events).map_err(Error::request("delay an interrupt"))
     }
 
     fn set_breakpoint(&mut self, on: bool) -> Result<()> {

@@ -10,7 +10,7 @@
 set -euo pipefail
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-cache=${FT_CACHE:-$repository/.cache}
+cache=$(realpath -m "${FT_CACHE:-$repository/.cache}")
 suite=bookworm
 default_mirror=http://deb.debian.org/debian
 qemu_major_least=10
@@ -35,8 +35,7 @@ quietly() {
 ensure_tools() {
     # command=package
     local pair missing=()
-    for pair in ip=iproute2 tc=iproute2 mkfs.ext4=e2fsprogs xz=xz-utils zstd=zstd lz4=lz4 gcc=gcc flock=util-linux \
-        git=git; do
+    for pair in ip=iproute2 tc=iproute2 mkfs.ext4=e2fsprogs xz=xz-utils zstd=zstd lz4=lz4 gcc=gcc git=git; do
         command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
     done
     [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing+=(debian-archive-keyring)
@@ -47,9 +46,22 @@ ensure_tools() {
     command -v apt-get >/dev/null || die "these packages are missing and there is no apt-get here: ${missing[*]}"
     say "installing ${missing[*]}"
     export DEBIAN_FRONTEND=noninteractive
-    quietly apt-get -o DPkg::Lock::Timeout=300 update || die "apt-get update failed"
-    quietly apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "${missing[@]}" ||
+    patiently apt-get update || die "apt-get update failed"
+    patiently apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "${missing[@]}" ||
         die "apt-get could not install ${missing[*]}"
+}
+
+# Tries again for a while: someone else may be using apt.
+patiently() {
+    local try
+    for try in 1 2 3 4 5 6 7 8; do
+        if [ "$try" = 8 ]; then
+            quietly "$@"
+            return
+        fi
+        "$@" >/dev/null 2>&1 && return
+        sleep "$try"
+    done
 }
 
 # --- Packages into the cache ---------------------------------------------------------------------------------------
@@ -221,10 +233,10 @@ extract_vmlinux() {
 
 # --- All of it -----------------------------------------------------------------------------------------------------
 
-ensure_tools
-mkdir -p "$cache"
+mkdir -p "$cache" || die "cannot make the cache $cache"
 exec 9>"$cache/lock"
 flock 9
+ensure_tools
 # What an interrupted run left half done is of no use; nobody else is at work under this lock.
 rm -rf "$cache"/tmp.*
 ensure_qemu

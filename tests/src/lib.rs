@@ -4,9 +4,11 @@
 //! user of the VMM needs.
 
 pub mod client;
+pub mod demo;
 pub mod guest;
 pub mod initramfs;
 pub mod runner;
+pub mod vm;
 
 #[cfg(test)]
 mod selftest;

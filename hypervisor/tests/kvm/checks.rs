@@ -26,6 +26,7 @@ pub const CHECKS: &[Check] = &[
     ("model-specific registers", input_output::model_specific_registers),
     ("processor identification", input_output::processor_identification),
     ("halt, injection and window", interrupts::halt_injection_and_window),
+    ("window after a return", interrupts::window_after_a_return),
     ("breakpoint", interrupts::breakpoint),
     ("task priority", interrupts::task_priority),
     ("kick of an endless loop", interrupts::kick_of_an_endless_loop),

@@ -65,6 +65,44 @@ pub fn halt_injection_and_window(kvm: &Kvm) -> Outcome {
 }
 
 guest_code!(
+    window_after_a_return_code,
+    ".code32",
+    "out 0x80, al",
+    "pushfd",
+    "or dword ptr [esp], 0x200",
+    "push 0x8",
+    "call 2f",
+    "sti",
+    "inc ebx",
+    "inc ecx",
+    "out 0x81, al",
+    "cli",
+    "out 0x82, al",
+    "sti",
+    "3: jmp 3b",
+    "2:",
+    "inc dword ptr [esp]", // behind the sti
+    "iretd",
+);
+
+/// An interrupt window opens one instruction after an `sti`, also if the guest did not come by it.
+pub fn window_after_a_return(kvm: &Kvm) -> Outcome {
+    let mut guest = Guest::new(kvm, window_after_a_return_code())?;
+    guest.expect_port(0x80)?;
+    let before = guest.vcpu.registers()?;
+    guest.vcpu.request_window(true);
+    guest.expect(&Exit::WindowOpen)?;
+    let after = guest.vcpu.registers()?;
+    let done = (after.rbx - before.rbx, after.rcx - before.rcx);
+    same("one instruction in the shadow", done, (1, 0))?;
+    guest.vcpu.request_window(false);
+    guest.expect_port(0x81)?;
+    guest.expect_port(0x82)?;
+    guest.vcpu.request_window(true);
+    guest.expect(&Exit::WindowOpen)
+}
+
+guest_code!(
     breakpoint_code,
     ".code32",
     "mov ebx, 1",

@@ -67,6 +67,8 @@ fn build_agent() -> Result<PathBuf> {
         .args(["build", "--quiet", "--release", "--package", "tests", "--bin", "guest-agent"])
         .args(["--target", TARGET, "--target-dir"])
         .arg(&target)
+        // This one would win over the next.
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=symbols")
         .output()
         .context("cannot run cargo to build the guest's agent")?;

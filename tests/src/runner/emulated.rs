@@ -134,7 +134,7 @@ impl Emulation<'_> {
         }
         let address = host_address(self.index);
         let agent = binaries()?.join("host-agent");
-        ensure!(agent.exists(), "{} is not built", agent.display());
+        ensure!(agent.exists(), "{} is not there; 'cargo build --bins' makes it", agent.display());
         archive.file("kept.list", self.kept(&agent)?.as_bytes());
         archive.file(
             "host.conf",

@@ -43,6 +43,11 @@ impl Host {
         Self { index, agent: Arc::new(agent), body }
     }
 
+    /// Whether it has a kernel, and so a `/run` and a `/tmp`, of its own.
+    pub fn is_emulated(&self) -> bool {
+        matches!(self.body, Body::Emulated(_))
+    }
+
     /// Its address in the network.
     pub fn address(&self) -> Ipv4Addr {
         host_address(self.index)

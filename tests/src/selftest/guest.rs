@@ -1,5 +1,6 @@
 //! The guest's services and the client, with QEMU for a VMM.
 
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -7,8 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::client::{
-    Control, JournalLoad, Pace, SinkLoad, SourceLoad, check, compute, connect, durable_history,
-    echo_round_trips_us,
+    Control, JournalLoad, Pace, Percentiles, SinkLoad, SourceLoad, check, compute, connect,
+    durable_history, echo_round_trips_us,
 };
 use crate::guest::disk::DiskImage;
 use crate::guest::image::write_initramfs;
@@ -17,7 +18,7 @@ use crate::guest::protocol::{
     READY_MARK, SINK_PORT, SOURCE_PORT,
 };
 use crate::runner::network::{CLIENT_ADDRESS, guest_address, port};
-use crate::runner::{Cache, Network};
+use crate::runner::{Cache, Cluster, Network, Options, Order};
 
 /// A guest under QEMU, on the network of the client.
 struct PlainGuest {
@@ -32,30 +33,12 @@ impl PlainGuest {
     fn boot(words: &str) -> Result<Self> {
         let cache = Cache::open()?;
         let folder = tempfile::tempdir()?;
-        let initramfs = folder.path().join("initramfs");
-        write_initramfs(&cache, &initramfs)?;
-        let disk = DiskImage::create(&folder.path().join("disk"), 64)?;
         let network = Network::create()?;
         network.add_tap(0)?;
-        let (tap, address) = (port(0), guest_address(0));
-        let mut command = Command::new(cache.qemu());
-        command
-            .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
-            .args(["-M", "q35", "-accel", "tcg", "-cpu", "EPYC", "-m", "512"])
-            .arg("-kernel")
-            .arg(cache.vmlinux())
-            .arg("-initrd")
-            .arg(&initramfs)
-            .arg("-append")
-            .arg(format!("console=ttyS0 quiet ft.ip={address}/24 ft.gw={CLIENT_ADDRESS} {words}"))
-            .args(["-netdev", &format!("tap,id=net,ifname={tap},script=no,downscript=no")])
-            .args(["-device", "virtio-net-pci,netdev=net,romfile="])
-            .args(["-drive", &format!("if=virtio,format=raw,file={}", disk.path().display())])
-            .args(["-device", "virtio-rng-pci"])
-            .arg("-serial")
-            .arg(format!("file:{}", folder.path().join("console").display()))
-            .stdin(Stdio::null())
-            .stderr(Stdio::null());
+        let words = command_line(&cache, folder.path(), &port(0), ["tcg", "EPYC"], words)?;
+        let (program, arguments) = words.split_first().context("an empty command line")?;
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(Stdio::null()).stderr(Stdio::null());
         let qemu = network.namespace().spawn(command)?;
         Ok(Self { qemu, network, folder })
     }
@@ -88,6 +71,40 @@ impl PlainGuest {
     }
 }
 
+/// Makes what the guest boots from in `folder`, and the command line of QEMU for it.
+fn command_line(
+    cache: &Cache,
+    folder: &Path,
+    tap: &str,
+    [accelerator, cpu]: [&str; 2],
+    words: &str,
+) -> Result<Vec<String>> {
+    let file = |name: &str| folder.join(name).display().to_string();
+    write_initramfs(cache, &folder.join("initramfs"))?;
+    DiskImage::create(&folder.join("disk"), 64)?;
+    let append =
+        format!("console=ttyS0 quiet ft.ip={}/24 ft.gw={CLIENT_ADDRESS} {words}", guest_address(0));
+    let mut line = vec![cache.qemu().display().to_string()];
+    line.extend(
+        "-nodefaults -no-user-config -display none -no-reboot -M q35 -m 512 -device virtio-rng-pci
+            -device virtio-net-pci,netdev=net,romfile="
+            .split_whitespace()
+            .map(str::to_owned),
+    );
+    let named = [
+        ("-accel", accelerator.to_owned()),
+        ("-cpu", cpu.to_owned()),
+        ("-kernel", cache.vmlinux().display().to_string()),
+        ("-initrd", file("initramfs")),
+        ("-append", append),
+        ("-netdev", format!("tap,id=net,ifname={tap},script=no,downscript=no")),
+        ("-drive", format!("if=virtio,format=raw,file={}", file("disk"))),
+        ("-serial", format!("file:{}", file("console"))),
+    ];
+    line.extend(named.into_iter().flat_map(|(name, value)| [name.to_owned(), value]));
+    Ok(line)
+}
+
 impl Drop for PlainGuest {
     fn drop(&mut self) {
         let _ = self.qemu.kill();
@@ -108,7 +125,7 @@ fn every_service_of_the_guest_answers_and_the_disk_keeps_what_was_acknowledged()
 
     ask_for_entropy(&mut control);
     let round_trips = echo_round_trips_us(&mut guest.connect(ECHO_PORT), 64, 50).unwrap();
-    println!("echo: {:?}", crate::client::Percentiles::of(round_trips));
+    println!("echo: {:?}", Percentiles::of(round_trips));
     let duration = compute(&mut guest.connect(COMPUTE_PORT), 1_000_000).unwrap();
     assert!(duration > Duration::ZERO);
 
@@ -162,4 +179,33 @@ fn work_on_the_command_line_is_done_without_a_client() {
     let done = console.lines().find_map(|line| line.strip_prefix(DONE_MARK));
     assert_eq!(done.map(|checksum| checksum.trim().len()), Some(16), "{console}");
     assert!(!console.contains("failed"), "{console}");
+}
+
+#[test]
+fn a_guest_on_a_host_is_reached_from_outside_and_dies_with_its_host() {
+    let cluster = Cluster::start(&Options::new(1).unwrap()).unwrap();
+    let host = cluster.host(0);
+    host.add_tap("guest0").unwrap();
+    let folder = cluster.shared_dir();
+    let line = command_line(cluster.cache(), &folder, "guest0", ["kvm", "host"], "").unwrap();
+    let start = Instant::now();
+    let qemu = host.spawn(Order::new(line).log_to(folder.join("qemu"))).unwrap();
+    let client = cluster.client_namespace();
+    let mut stream = connect(client, guest_address(0), ECHO_PORT, BOOT_TIMEOUT)
+        .with_context(|| std::fs::read_to_string(folder.join("console")).unwrap_or_default())
+        .with_context(|| std::fs::read_to_string(folder.join("qemu")).unwrap_or_default())
+        .unwrap();
+    println!("a guest on a host is up after {} ms", start.elapsed().as_millis());
+    let round_trips = echo_round_trips_us(&mut stream, 64, 50).unwrap();
+    println!("echo: {:?}", Percentiles::of(round_trips));
+    let rounds = 100_000_000;
+    let duration = compute(
+        &mut connect(client, guest_address(0), COMPUTE_PORT, BOOT_TIMEOUT).unwrap(),
+        rounds,
+    );
+    println!("{rounds} rounds of computing took {:?}", duration.unwrap());
+    drop(qemu);
+    host.end().unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    assert!(echo_round_trips_us(&mut stream, 64, 1).is_err());
 }

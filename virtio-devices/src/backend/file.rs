@@ -26,6 +26,31 @@ pub struct FileDisk {
     bounce: Option<Vec<u8>>,
 }
 
+/// The lock of an open disk. Holds nothing until it is taken.
+#[derive(Debug)]
+pub struct DiskLock {
+    file: File,
+    path: PathBuf,
+    read_only: bool,
+}
+
+impl DiskLock {
+    /// Takes the advisory lock (`flock`): shared for a disk that is only read, else exclusive. It
+    /// is held until disk and handle are dropped. Fails at once if somebody else holds one that
+    /// conflicts.
+    pub fn take(&self) -> Result<()> {
+        take_lock(&self.file, &self.path, self.read_only)
+    }
+}
+
+fn take_lock(file: &File, path: &Path, read_only: bool) -> Result<()> {
+    let tried = if read_only { file.try_lock_shared() } else { file.try_lock() };
+    tried.map_err(|error| match error {
+        TryLockError::WouldBlock => Error::DiskBusy { path: path.to_owned() },
+        TryLockError::Error(source) => Error::DiskLock { path: path.to_owned(), source },
+    })
+}
+
 impl FileDisk {
     /// Opens the image file or block device at `path`. `direct` bypasses the host's page cache.
     ///
@@ -65,14 +90,20 @@ impl FileDisk {
         Ok(disk)
     }
 
-    /// Takes the advisory lock (`flock`): shared for a disk that is only read, else exclusive. It is
-    /// held until the disk is dropped. Fails at once if somebody else holds one that conflicts.
+    /// Takes the advisory lock, see [`DiskLock::take`].
     pub fn lock(&self) -> Result<()> {
-        let tried = if self.read_only { self.file.try_lock_shared() } else { self.file.try_lock() };
-        tried.map_err(|error| match error {
-            TryLockError::WouldBlock => Error::DiskBusy { path: self.path.clone() },
-            TryLockError::Error(source) => Error::DiskLock { path: self.path.clone(), source },
-        })
+        take_lock(&self.file, &self.path, self.read_only)
+    }
+
+    /// A handle on the disk's lock, for who takes it only after the disk has gone to a worker: a
+    /// backup locks when it goes live.
+    pub fn lock_handle(&self) -> Result<DiskLock> {
+        let file = self.file.try_clone().map_err(|source| Error::Disk {
+            path: self.path.clone(),
+            action: "share",
+            source,
+        })?;
+        Ok(DiskLock { file, path: self.path.clone(), read_only: self.read_only })
     }
 
     /// Whether the disk was opened for reading only.

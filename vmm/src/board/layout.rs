@@ -1,7 +1,7 @@
 //! Guest-physical addresses, I/O ports and interrupt numbers of the board, named once.
 //!
-//! Owns the memory map. Does not know what a kernel image looks like: the loader asks here where
-//! things may lie and decides by itself how big they are.
+//! Owns the memory map. Where a kernel, its initramfs and its boot data go inside it is the loader's
+//! business (`loader::placement`).
 
 /// Start of the largest hole below 4 GiB: RAM ends here and goes on at [`HIGH_RAM_START`].
 pub const LOW_RAM_END: u64 = 0xc000_0000;
@@ -24,22 +24,6 @@ pub const LAPIC_ADDRESS: u64 = 0xfee0_0000;
 /// Bytes of each of the two register pages.
 pub const APIC_PAGE_SIZE: u64 = 0x1000;
 
-/// Flat segment descriptors for the first instruction in protected mode.
-pub const BOOT_GDT: u64 = 0x500;
-/// PVH start information (`hvm_start_info` and what it points to but the memory map).
-pub const PVH_START_INFO: u64 = 0x6000;
-/// PVH memory map (`hvm_memmap_table_entry`).
-pub const PVH_MEMORY_MAP: u64 = 0x7000;
-/// Linux boot parameters, the "zero page", for kernels entered by the 64-bit boot protocol.
-pub const BOOT_PARAMETERS: u64 = 0x8000;
-/// First page table of an identity mapping, for kernels entered in long mode. Grows upwards.
-pub const BOOT_PAGE_TABLES: u64 = 0x9000;
-/// Initial stack pointer, growing down.
-pub const BOOT_STACK: u64 = 0x2_0000;
-/// Kernel command line, zero-terminated.
-pub const COMMAND_LINE: u64 = 0x2_0000;
-/// Most bytes of the command line, its terminating zero included.
-pub const COMMAND_LINE_SIZE: u64 = 0x1_0000;
 /// Lowest address for a kernel.
 pub const KERNEL_START: u64 = 0x10_0000;
 
@@ -154,17 +138,6 @@ pub fn bar_address(slot: u8) -> u64 {
     PCI_MMIO_START + u64::from(slot.min(PCI_SLOTS - 1)) * BAR_SIZE
 }
 
-/// Where an initial RAM file system of `size` bytes goes: page-aligned, as high as low RAM allows,
-/// but never above `limit` (what the kernel's header gives as highest address of its last byte).
-///
-/// `None` if it does not fit above `floor`, the first byte behind the kernel.
-#[must_use]
-pub fn initrd_address(ram_size: u64, size: u64, floor: u64, limit: u64) -> Option<u64> {
-    let top = ram_size.min(LOW_RAM_END).min(limit.saturating_add(1));
-    let address = top.checked_sub(size)? & !0xfff;
-    (address >= floor.max(KERNEL_START)).then_some(address)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,16 +174,5 @@ mod tests {
             assert!(address >= PCI_MMIO_START && address + BAR_SIZE <= PCI_MMIO_END);
         }
         assert_ne!(bar_address(1), bar_address(2));
-    }
-
-    #[test]
-    fn an_initrd_lies_at_the_top_of_low_ram_or_nowhere() {
-        let ram = 512 << 20;
-        assert_eq!(initrd_address(ram, 0x1001, 0, u64::MAX), Some(ram - 0x2000));
-        assert_eq!(initrd_address(ram, 0x1000, 0, 0x0fff_ffff), Some(0x0fff_f000));
-        assert_eq!(initrd_address(8 << 30, 0x1000, 0, u64::MAX), Some(LOW_RAM_END - 0x1000));
-        assert_eq!(initrd_address(ram, ram, 0, u64::MAX), None);
-        assert_eq!(initrd_address(ram, 1 << 20, ram, u64::MAX), None);
-        assert_eq!(initrd_address(ram, ram + 1, 0, u64::MAX), None);
     }
 }

@@ -289,6 +289,14 @@ impl From<FtConfig> for FtFields {
     }
 }
 
+impl std::str::FromStr for Arbiter {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        read_arbiter(text)
+    }
+}
+
 fn read_arbiter(text: &str) -> Result<Arbiter, ConfigError> {
     if text == "none" {
         return Ok(Arbiter::None);

@@ -139,8 +139,17 @@ impl RtcState {
         None
     }
 
-    /// Sets the flags of all that happened up to `now`.
+    /// Raises the interrupts that are due at `now`.
+    ///
+    /// With none enabled there is nothing to do: the flags are made up when somebody looks.
     pub(super) fn advance(&mut self, now: u64) {
+        if self.register_b & INTERRUPTS != 0 {
+            self.settle(now);
+        }
+    }
+
+    /// Sets the flags of all that happened up to `now`.
+    fn settle(&mut self, now: u64) {
         if now <= self.settled_ns {
             return;
         }
@@ -191,7 +200,7 @@ impl RtcState {
     }
 
     fn take_flags(&mut self, clock: &mut dyn Clock) -> u8 {
-        self.advance(clock.now());
+        self.settle(clock.now());
         let flags = self.flags | if self.interrupt() { 0x80 } else { 0 };
         self.flags = 0;
         flags
@@ -217,7 +226,7 @@ impl RtcState {
 
     fn write_alarm(&mut self, field: usize, value: u8, clock: &mut dyn Clock) {
         if self.alarm[field] != value {
-            self.advance(clock.now());
+            self.settle(clock.now());
             self.alarm[field] = value;
         }
     }
@@ -228,7 +237,7 @@ impl RtcState {
             return;
         }
         let now = clock.now();
-        self.advance(now);
+        self.settle(now);
         let mut registers = self.encode_time(now);
         registers[register] = value;
         let fraction = self.time_ns(now).rem_euclid(NS);
@@ -240,7 +249,7 @@ impl RtcState {
             return;
         }
         let now = clock.now();
-        self.advance(now);
+        self.settle(now);
         let was_reset = in_reset(self.register_a);
         let hold = in_reset(register_a) || register_b & B_SET != 0;
         if hold && self.held.is_none() {

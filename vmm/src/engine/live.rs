@@ -71,7 +71,7 @@ impl Engine {
                 self.ended = Some(Ended::Stopped);
             }
             // Left over from before the machine went live; their time is past.
-            Message::Chunk(..) | Message::Drain | Message::GoLive => {}
+            Message::Log(_) | Message::Drain | Message::GoLive => {}
         }
         Ok(())
     }
@@ -145,11 +145,11 @@ impl Engine {
         if exit == Exit::Interrupted {
             return self.interrupted();
         }
-        self.on_exit(&exit)
+        self.natural_exit(&exit)
     }
 
-    /// Handles the exit that is the current moment.
-    pub(super) fn on_exit(&mut self, exit: &Exit) -> Result<(), Error> {
+    /// The guest ended its interval by itself: handles the exit that is the current moment.
+    pub(super) fn natural_exit(&mut self, exit: &Exit) -> Result<(), Error> {
         self.record_exit()?;
         let (machine, mut time) = self.machine_and_time();
         let next = machine.handle(exit, &mut time)?;
@@ -185,10 +185,11 @@ impl Engine {
             }
             Mode::Recording(_) => {
                 self.take_messages()?;
-                if self.input_waits() || self.timer_due() {
-                    self.end_interval()?;
+                let logged = matches!(self.mode, Mode::Recording(_)) && self.ended.is_none();
+                if !logged || (!self.input_waits() && !self.timer_due()) {
+                    return Ok(());
                 }
-                Ok(())
+                self.end_interval()
             }
             Mode::Replaying(_) => Ok(()),
         }

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ft::recorder::Noted;
-use ft::{Chunk, EndReason, Input, Output, Trail};
+use ft::{Batch, Chunk, Divergence, EndReason, Input, Output, Trail};
 use hypervisor::{Kicker, monotonic_ns};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -41,7 +41,7 @@ pub enum Message {
     /// Log nothing any more; `Some` writes an end into the log first.
     StopRecording(Option<EndReason>),
     /// A piece of log to replay.
-    Chunk(Chunk),
+    Log(Batch),
     /// Report [`Report::Drained`] once everything in hand has been replayed.
     Drain,
     /// Stop replaying, go on alone.
@@ -75,8 +75,10 @@ pub struct Inspection {
 /// Two states that should be equal and are not.
 #[derive(Clone, Debug)]
 pub struct DivergenceReport {
-    /// The first moment that differs.
+    /// The first moment that is known to differ.
     pub moment: u64,
+    /// What differs, for the other replica.
+    pub divergence: Divergence,
     /// A report for people: what differs, both states, the guest's instruction.
     pub text: String,
 }
@@ -152,6 +154,8 @@ pub struct Shared {
     attentive: AtomicBool,
     /// Packets sent to the engine and not applied yet.
     packets_waiting: AtomicUsize,
+    /// The last output that has left, for the log to tell the backup.
+    released: AtomicU64,
 }
 
 impl Shared {
@@ -166,6 +170,15 @@ impl Shared {
 
     pub(super) fn set_patience(&self, patience_ns: u64) {
         self.patience_ns.store(patience_ns, Ordering::SeqCst);
+    }
+
+    pub(super) fn released(&self) -> u64 {
+        self.released.load(Ordering::Relaxed)
+    }
+
+    /// A new log counts its outputs from 1.
+    pub(super) fn forget_released(&self) {
+        self.released.store(0, Ordering::Relaxed);
     }
 
     pub(super) fn packet_taken(&self) {
@@ -202,6 +215,7 @@ impl EngineHandle {
             patience_ns: AtomicU64::new(Shared::AT_ONCE),
             attentive: AtomicBool::new(true),
             packets_waiting: AtomicUsize::new(0),
+            released: AtomicU64::new(0),
         });
         let inbox = Inbox { receiver, shared: Arc::clone(&shared), next: None };
         (Self { sender, shared }, inbox)
@@ -220,6 +234,11 @@ impl EngineHandle {
 }
 
 impl EngineHandle {
+    /// All outputs up to this sequence of the log have left. The log tells the backup.
+    pub fn set_released(&self, sequence: u64) {
+        self.shared.released.store(sequence, Ordering::Relaxed);
+    }
+
     /// Packets that the machine has not taken yet: the shell reads no more when they are many.
     pub fn packets_waiting(&self) -> usize {
         self.shared.packets_waiting.load(Ordering::Relaxed)

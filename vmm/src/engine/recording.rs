@@ -29,6 +29,8 @@ pub(super) struct Recording {
     gathering_since_ns: Option<u64>,
     digest_every: u64,
     state_digest_due: u64,
+    /// The last output that the log says has left.
+    released: u64,
     /// Outputs noted and not sent yet.
     outputs: Vec<(Noted, Output)>,
 }
@@ -85,8 +87,10 @@ impl Engine {
             gathering_since_ns: None,
             digest_every,
             state_digest_due: moment.saturating_add(digest_every),
+            released: 0,
             outputs: Vec::new(),
         }));
+        self.inbox.shared().forget_released();
         self.machine.vm.track_dirty(true)?;
         self.apply_pace();
         self.record_everything()?;
@@ -113,9 +117,8 @@ impl Engine {
         if !matches!(self.mode, Mode::Recording(_)) {
             return Ok(());
         }
-        self.end_interval()?;
-        if self.ended.is_some() || !matches!(self.mode, Mode::Recording(_)) {
-            return Ok(());
+        if self.machine.inside_interval() {
+            self.end_interval()?;
         }
         let memory = memory_digest(&self.machine.memory)?;
         self.record_state(Some(memory))?;
@@ -139,18 +142,18 @@ impl Engine {
         self.record_delta(machine)
     }
 
-    /// Ends the interval that the guest is in, if it is in one.
+    /// Ends the interval the guest is in, by a delta unless it has just ended by itself.
+    ///
+    /// The kick may have come before the guest was entered: what the last exit asked for is then
+    /// still to be completed, and that may be an exit of its own.
     pub(super) fn end_interval(&mut self) -> Result<(), Error> {
-        if !self.machine.inside_interval() {
-            return Ok(());
-        }
         match self.machine.settle_inside()? {
-            Some(exit) => self.on_exit(&exit),
+            Some(exit) => self.natural_exit(&exit),
             None => self.take_delta(),
         }
     }
 
-    /// Ends the interval the guest is in: ships vCPU and dirty pages.
+    /// Ships vCPU and dirty pages, which ends the interval. The vCPU must be settled.
     fn take_delta(&mut self) -> Result<(), Error> {
         let begun_ns = monotonic_ns();
         let frames = self.machine.vm.take_dirty()?;
@@ -234,7 +237,12 @@ impl Engine {
         self.note_outputs();
         self.digest_state_when_due()?;
         let moment = self.machine.moment();
+        let released = self.inbox.shared().released();
         let Mode::Recording(recording) = &mut self.mode else { return Ok(()) };
+        if released > recording.released && recording.gathering_since_ns.is_some() {
+            recording.released = released;
+            recording.recorder.released(moment, released);
+        }
         let (chunks, outputs) = recording.collect(moment, flush);
         if !chunks.is_empty() || !outputs.is_empty() {
             self.reports.send(Report::Emission { chunks, outputs });

@@ -4,8 +4,9 @@
 //! not own the cursor over the log (`ft::Replay`).
 
 use ft::recorder::Noted;
-use ft::{Chunk, Divergence, Input, Page, RegisterValues, Replay, Start, Step};
+use ft::{Batch, Divergence, Input, Page, Replay, Start, Step};
 use hypervisor::{Exit, Registers, VcpuState};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::divergence::{devices_text, registers_text};
 use super::messages::{DivergenceReport, Ended, Message, NOT_LOGGED, Report};
@@ -27,36 +28,14 @@ pub(super) struct Replaying {
 
 /// The first thing that differed between log and replay.
 struct Difference {
-    /// A sentence.
-    what: String,
-    /// The recorded and the replayed registers, where they are what differs.
-    registers: Option<[Box<RegisterValues>; 2]>,
-    /// More about it, in whole lines.
+    divergence: Divergence,
+    /// More about it for people, in whole lines.
     details: String,
 }
 
-impl Difference {
-    fn new(what: impl Into<String>) -> Self {
-        Self { what: what.into(), registers: None, details: String::new() }
-    }
-}
-
-impl From<&Divergence> for Difference {
-    fn from(divergence: &Divergence) -> Self {
-        let registers = match divergence {
-            Divergence::RegisterValues { recorded, replayed, .. } => {
-                Some([recorded.clone(), replayed.clone()])
-            }
-            Divergence::Registers { .. }
-            | Divergence::Devices { .. }
-            | Divergence::Memory { .. }
-            | Divergence::Outputs { .. }
-            | Divergence::TimeAsked { .. }
-            | Divergence::TimeNotAsked { .. }
-            | Divergence::Overrun { .. }
-            | Divergence::Log { .. } => None,
-        };
-        Self { registers, ..Self::new(divergence.to_string()) }
+impl From<Divergence> for Difference {
+    fn from(divergence: Divergence) -> Self {
+        Self { divergence, details: String::new() }
     }
 }
 
@@ -78,7 +57,7 @@ impl Replaying {
     pub(super) fn take_time(&mut self, moment: u64) -> u64 {
         match self.replay.take_time(moment) {
             Ok(now_ns) => self.now_ns = now_ns,
-            Err(divergence) => self.differs(&divergence),
+            Err(divergence) => self.differs(divergence),
         }
         self.now_ns
     }
@@ -103,7 +82,7 @@ impl Engine {
         }
         match replaying.replay.next_step(moment) {
             Ok(step) => self.take_step(step)?,
-            Err(divergence) => replaying.differs(&divergence),
+            Err(divergence) => replaying.differs(divergence),
         }
         self.emit(false)?;
         self.report_difference();
@@ -146,7 +125,7 @@ impl Engine {
     fn on_message_replaying(&mut self, message: Message) -> Result<(), Error> {
         let Mode::Replaying(replaying) = &mut self.mode else { return Ok(()) };
         match message {
-            Message::Chunk(chunk) => self.take_chunk(&chunk),
+            Message::Log(batch) => self.take_batch(batch),
             Message::Drain => replaying.draining = true,
             Message::GoLive => self.go_live(),
             Message::Inspect(inspect) => inspect(&self.inspection()),
@@ -163,10 +142,11 @@ impl Engine {
         Ok(())
     }
 
-    fn take_chunk(&mut self, chunk: &Chunk) {
+    fn take_batch(&mut self, batch: Batch) {
+        let moment = batch.start_moment;
         let Mode::Replaying(replaying) = &mut self.mode else { return };
-        if let Err(error) = replaying.replay.push(chunk) {
-            replaying.differs(Difference::new(error.to_string()));
+        if let Err(error) = replaying.replay.push_batch(batch) {
+            replaying.differs(Divergence::Log { moment, why: error.to_string() });
         }
     }
 
@@ -190,9 +170,7 @@ impl Engine {
         let runnable = self.machine.runnable();
         let Mode::Replaying(replaying) = &mut self.mode else { return Ok(()) };
         if !runnable {
-            let what = "the guest is halted here, but ran on in the log";
-            replaying.differs(Difference::new(what));
-            return Ok(());
+            return self.differs_halted();
         }
         let exit = self.machine.run()?;
         if exit == Exit::Interrupted {
@@ -205,6 +183,15 @@ impl Engine {
         let (machine, mut time) = self.machine_and_time();
         // A reset comes with the log as a delta, a power-off as the log's end.
         let _ = machine.handle(&exit, &mut time)?;
+        Ok(())
+    }
+
+    fn differs_halted(&mut self) -> Result<(), Error> {
+        let moment = self.machine.moment();
+        if let Mode::Replaying(replaying) = &mut self.mode {
+            let why = "the guest is halted here, but ran on there".to_owned();
+            replaying.differs(Divergence::Log { moment, why });
+        }
         Ok(())
     }
 
@@ -223,6 +210,9 @@ impl Engine {
     ) -> Result<(), Error> {
         let vcpu: VcpuState =
             postcard::from_bytes(vcpu).map_err(|error| Error::State(error.to_string()))?;
+        if machine.is_none() && !self.machine.runnable() {
+            return self.differs_halted();
+        }
         self.machine.skip_interval(&vcpu)?;
         if let Some(machine) = machine {
             self.machine.restore_models(MachineState::decode(machine)?)?;
@@ -246,7 +236,7 @@ impl Engine {
         };
         let checked = Replay::check_state(moment, (devices, memory), (state.digest()?, mine));
         if let (Err(divergence), Mode::Replaying(replaying)) = (checked, &mut self.mode) {
-            replaying.differs(&divergence);
+            replaying.differs(divergence);
         }
         Ok(())
     }
@@ -254,11 +244,15 @@ impl Engine {
     fn compare_devices(&mut self, recorded: &[u8]) -> Result<(), Error> {
         let state = self.machine.state();
         let Mode::Replaying(replaying) = &mut self.mode else { return Ok(()) };
-        if state.encode()? != recorded {
-            let moment = self.machine.moment();
-            let what = format!("the state of the devices diverged at or before moment {moment}");
+        let replayed = state.encode()?;
+        if replayed != recorded {
+            let divergence = Divergence::Devices {
+                moment: self.machine.moment(),
+                recorded: xxh3_64(recorded),
+                replayed: xxh3_64(&replayed),
+            };
             let details = devices_text(recorded, &state)?;
-            replaying.differs(Difference { details, ..Difference::new(what) });
+            replaying.differs(Difference { divergence, details });
         }
         Ok(())
     }
@@ -283,17 +277,22 @@ impl Engine {
     /// A divergence ends a replay: nothing that follows could be trusted.
     fn report_difference(&mut self) {
         let Mode::Replaying(replaying) = &mut self.mode else { return };
-        let Some(what) = replaying.difference.take() else { return };
+        let Some(difference) = replaying.difference.take() else { return };
         let moment = self.machine.moment();
-        let text = self.report_text(moment, &what);
-        self.reports.send(Report::Diverged(DivergenceReport { moment, text: text.clone() }));
+        let text = self.report_text(moment, &difference);
+        self.reports.send(Report::Diverged(DivergenceReport {
+            moment,
+            divergence: difference.divergence,
+            text: text.clone(),
+        }));
         self.ended = Some(Ended::Failed(text));
     }
 
     fn report_text(&self, moment: u64, difference: &Difference) -> String {
-        let mut text = format!("at moment {moment}: {}\n{}", difference.what, difference.details);
+        let Difference { divergence, details } = difference;
+        let mut text = format!("at moment {moment}: {divergence}\n{details}");
         let instruction = |rip: u64| format!("{rip:#x}: {}", self.machine.instruction_text(rip));
-        if let Some([recorded, replayed]) = &difference.registers {
+        if let Divergence::RegisterValues { recorded, replayed, .. } = divergence {
             for (which, values) in [("recorded", recorded), ("replayed", replayed)] {
                 let rip = Registers::from_values(values).rip;
                 text += &format!("{which} guest instruction {}\n", instruction(rip));

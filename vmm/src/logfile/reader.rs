@@ -38,10 +38,10 @@ impl LogReader {
         let mut file = FrameFile::open(path)?;
         let prologue = match file.next()? {
             Some(Frame { kind: Kind::Prologue, body, .. }) => {
-                Prologue::from_body(&body).map_err(|error| file.broken(error.to_string()))?
+                Prologue::from_body(&body).map_err(|error| file.broken(&error))?
             }
-            Some(_) => return Err(file.broken("it does not begin with a prologue".into())),
-            None => return Err(file.broken("it is empty or ends inside its first frame".into())),
+            Some(_) => return Err(file.broken(&"it does not begin with a prologue")),
+            None => return Err(file.broken(&"it is empty or ends inside its first frame")),
         };
         let prologue_bytes = file.whole_bytes();
         Ok(Self { file, prologue, prologue_bytes })
@@ -65,10 +65,10 @@ impl LogReader {
     pub fn next_chunk(&mut self) -> Result<Option<Chunk>, Error> {
         match self.file.next()? {
             None => Ok(None),
-            Some(Frame { kind: Kind::Append, moment, body, .. }) => Chunk::from_body(moment, &body)
-                .map(Some)
-                .map_err(|error| self.broken(error.to_string())),
-            Some(frame) => Err(self.broken(format!(
+            Some(Frame { kind: Kind::Append, moment, body, .. }) => {
+                Chunk::from_body(moment, &body).map(Some).map_err(|error| self.broken(&error))
+            }
+            Some(frame) => Err(self.broken(&format_args!(
                 "frame {} is of a kind that does not belong in a file",
                 frame.sequence
             ))),
@@ -84,7 +84,7 @@ impl LogReader {
         let mut left = decoder.remaining();
         let mut entries = Vec::new();
         while let Some((moment, record)) =
-            decoder.next_record().map_err(|error| self.broken(error.to_string()))?
+            decoder.next_record().map_err(|error| self.broken(&error))?
         {
             let bytes = left - decoder.remaining();
             left = decoder.remaining();
@@ -103,8 +103,8 @@ impl LogReader {
         self.file.frames.partial_bytes() as u64
     }
 
-    /// An error about this file.
-    pub fn broken(&self, reason: String) -> Error {
+    /// The error for something in this file that cannot be right.
+    pub fn broken(&self, reason: &dyn std::fmt::Display) -> Error {
         self.file.broken(reason)
     }
 }
@@ -135,8 +135,8 @@ impl FrameFile {
         loop {
             let at = self.whole_bytes();
             let frame = self.frames.next_frame().map_err(|error| match at {
-                0 => self.broken(error.to_string()),
-                _ => self.broken(format!("{error} (at byte {at} of the file)")),
+                0 => self.broken(&error),
+                _ => self.broken(&format_args!("{error} (at byte {at} of the file)")),
             })?;
             if frame.is_some() || self.at_end {
                 return Ok(frame);
@@ -157,7 +157,7 @@ impl FrameFile {
         self.read_bytes - self.frames.partial_bytes() as u64
     }
 
-    fn broken(&self, reason: String) -> Error {
-        Error::Log { path: self.path.clone(), reason }
+    fn broken(&self, reason: &dyn std::fmt::Display) -> Error {
+        Error::Log { path: self.path.clone(), reason: reason.to_string() }
     }
 }

@@ -36,7 +36,7 @@ pub fn verify(path: &Path) -> Result<Verified, Error> {
         Verified { chunks: 0, records: 0, moment: 0, whole_bytes: 0, torn_bytes: 0, end: None };
     while let Some(chunk) = log.next_chunk()? {
         let place = |error: ft::DecodeError| {
-            log.broken(format!(
+            log.broken(&format_args!(
                 "{error} (chunk {}, in front of byte {})",
                 chunk.number,
                 log.whole_bytes()

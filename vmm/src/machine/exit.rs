@@ -46,8 +46,8 @@ impl Machine {
             Exit::MsrRead { index } => {
                 self.vcpu.answer_msr(hypervisor::answer_unknown_msr(*index));
             }
-            Exit::MsrWrite { index, .. } => {
-                self.vcpu.answer_msr(hypervisor::answer_unknown_msr(*index).map(|_| 0));
+            Exit::MsrWrite { index, value } => {
+                self.vcpu.answer_msr(hypervisor::accept_unknown_msr_write(*index, *value));
             }
             // A triple fault resets a PC.
             Exit::Shutdown => return Ok(Next::Reset),

@@ -106,6 +106,10 @@ impl Machine {
 
     /// Runs the guest until its next exit. An exit that is a moment is counted as one.
     ///
+    /// Inside an interval that a kick interrupted, what was decided at its beginning stands: an
+    /// interrupt injected here would come at a point that no log names. A window that was asked for
+    /// and has opened meanwhile exits at once.
+    ///
     /// # Errors
     /// KVM failed to run the vCPU.
     pub fn run(&mut self) -> Result<Exit, Error> {

@@ -2,9 +2,11 @@
 
 use std::time::Instant;
 
+use ft::{BackupState, PrimaryState};
+
 use super::Shell;
 use super::protection::Protection;
-use crate::api::{ApiReply, ApiResult, FtInfo, FtProtection, FtRole, FtState};
+use crate::api::{ApiReply, ApiResult, FtInfo, FtProtection, FtRole, FtState, OutputDelayUs};
 
 impl Shell {
     pub(super) fn ft_info(&mut self) -> ApiResult {
@@ -31,7 +33,73 @@ impl Shell {
                 info.role = Some(FtRole::Replayer);
                 info.mode = FtProtection::Replay;
             }
+            Protection::Primary(side) => {
+                info.state = if side.connecting() {
+                    FtState::Joining
+                } else {
+                    primary_state(side.primary.state())
+                };
+                info.role = Some(FtRole::Primary);
+                info.generation = side.primary.generation();
+                info.ack = side.ack();
+                info.peer = Some(side.peer.clone());
+                info.outputs_held = side.outputs_held();
+                let (p50, p99) = side.delays_us();
+                info.output_delay_us = OutputDelayUs { p50, p99 };
+                info.mode = protection(info.state);
+            }
+            Protection::Backup(side) => {
+                info.state = backup_state(side.backup.state());
+                info.role = Some(FtRole::Backup);
+                info.generation = side.backup.generation();
+                info.ack = side.ack();
+                info.peer = Some(side.peer());
+                info.outputs_held = side.outputs_held();
+                info.mode = protection(info.state);
+            }
         }
         Ok(ApiReply::FtInfo(Box::new(info)))
+    }
+}
+
+/// Whether a second copy could go on, in this state.
+fn protection(state: FtState) -> FtProtection {
+    match state {
+        FtState::Protected | FtState::Following => FtProtection::Replay,
+        FtState::Off
+        | FtState::Solo
+        | FtState::Joining
+        | FtState::Holding
+        | FtState::Waiting
+        | FtState::TakingOver
+        | FtState::Live
+        | FtState::Halted
+        | FtState::Recording
+        | FtState::Replaying
+        | FtState::Diverged
+        | FtState::Replayed => FtProtection::None,
+    }
+}
+
+fn primary_state(state: PrimaryState) -> FtState {
+    match state {
+        PrimaryState::Solo => FtState::Solo,
+        PrimaryState::Greeting | PrimaryState::Copying | PrimaryState::Protecting => {
+            FtState::Joining
+        }
+        PrimaryState::Protected | PrimaryState::Leaving => FtState::Protected,
+        PrimaryState::Yielding | PrimaryState::Holding => FtState::Holding,
+        PrimaryState::Halted => FtState::Halted,
+    }
+}
+
+fn backup_state(state: BackupState) -> FtState {
+    match state {
+        BackupState::Waiting => FtState::Waiting,
+        BackupState::Preparing | BackupState::Joining => FtState::Joining,
+        BackupState::Following => FtState::Following,
+        BackupState::Draining | BackupState::Asking | BackupState::Won => FtState::TakingOver,
+        BackupState::Live => FtState::Live,
+        BackupState::Halted => FtState::Halted,
     }
 }

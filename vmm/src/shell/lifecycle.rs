@@ -41,7 +41,7 @@ impl Shell {
         let (awaits, started) = match request {
             ApiRequest::VmPause => (Awaits::Paused, self.pause()),
             ApiRequest::VmResume => (Awaits::Resumed, self.resume()),
-            ApiRequest::FtEnable(config) => (Awaits::Protected, self.ft_enable(*config)),
+            ApiRequest::FtEnable(config) => (Awaits::Protected, self.ft_enable(&config)),
             ApiRequest::FtDisable => (Awaits::Unprotected, self.ft_disable()),
             ApiRequest::FtFailover => (Awaits::HandedOver, self.ft_failover()),
             other => return reply.send(self.answer_now(other)),
@@ -127,8 +127,11 @@ impl Shell {
                 return Err(error);
             }
             if matches!(ft.mode, FtMode::Record { .. }) {
+                self.started = true;
                 self.send(Message::Resume);
             }
+        } else {
+            self.started = true;
         }
         self.events.report("vm", "booted", json!({}));
         Ok(())

@@ -199,7 +199,8 @@ impl Shell {
             match log.reader.next_chunk()? {
                 Some(chunk) => {
                     log.sent += 1;
-                    running.engine.send(Message::Chunk(chunk));
+                    let batch = chunk.decode().map_err(|error| log.reader.broken(&error))?;
+                    running.engine.send(Message::Log(batch));
                 }
                 None => {
                     log.at_end = true;

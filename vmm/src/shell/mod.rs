@@ -5,7 +5,7 @@
 //! the engine's thread and is reached by messages only, nor the replica protocol, which `ft` keeps
 //! and `crate::replica` carries out.
 
-pub mod arbiter;
+mod backup;
 mod console;
 mod events;
 mod info;
@@ -13,6 +13,7 @@ mod lifecycle;
 mod logged;
 mod ordering;
 mod poller;
+mod primary;
 mod protection;
 mod reports;
 mod signals;
@@ -72,6 +73,8 @@ pub struct Shell {
     /// It was booted once.
     booted: bool,
     paused: bool,
+    /// Its clock has run.
+    started: bool,
     protection: Protection,
     held: HeldWrites,
     statistics: Statistics,
@@ -102,6 +105,7 @@ impl Shell {
             running: None,
             booted: false,
             paused: false,
+            started: false,
             protection: Protection::None,
             held: HeldWrites::default(),
             statistics: Statistics::default(),
@@ -193,5 +197,6 @@ impl Shell {
         }
         self.held = HeldWrites::default();
         self.paused = false;
+        self.started = false;
     }
 }

@@ -1,10 +1,12 @@
 //! Who else takes part in a VM's life: nobody, a log file, or another replica.
 //!
 //! Owns the switch between them, and what the API may ask in each case. Log files are `logged`'s
-//! matter; the pair is `paired`'s.
+//! matter; the pair is `primary`'s and `backup`'s.
 
+use super::backup::BackupSide;
 use super::logged::ReplayedLog;
-use super::{Poller, Shell, Source};
+use super::primary::PrimarySide;
+use super::{Awaits, Outcome, Poller, Shell, Source};
 use crate::api::ApiError;
 use crate::config::{FtConfig, FtMode};
 use crate::engine::{DivergenceReport, Ended, Message};
@@ -19,6 +21,10 @@ pub(super) enum Protection {
     Recording(LogWriter),
     /// A log file that is followed.
     Replaying(Box<ReplayedLog>),
+    /// This side runs the VM; a backup follows, or is to.
+    Primary(Box<PrimarySide>),
+    /// This side follows a primary, or waits for one.
+    Backup(Box<BackupSide>),
 }
 
 impl Protection {
@@ -26,6 +32,8 @@ impl Protection {
     pub(super) fn needs_ticks(&self) -> bool {
         match self {
             Self::None | Self::Replaying(_) | Self::Recording(_) => false,
+            Self::Primary(side) => side.needs_ticks(),
+            Self::Backup(side) => side.needs_ticks(),
         }
     }
 }
@@ -35,7 +43,7 @@ impl Shell {
     pub(super) fn begin_logging(&mut self, ft: &FtConfig) -> Result<(), Error> {
         match &ft.mode {
             FtMode::Record { path } => self.begin_recording(ft, path),
-            FtMode::Primary { .. } => Err(Error::Refused("not yet".into())),
+            FtMode::Primary { peer } => self.seek_backup(ft, peer),
             FtMode::Backup { .. } | FtMode::Replay { .. } => Err(Error::Refused(
                 "a VM that runs here can be a primary or be recorded; it cannot follow".into(),
             )),
@@ -46,7 +54,7 @@ impl Shell {
     pub(super) fn begin_following(&mut self, ft: &FtConfig) -> Result<(), Error> {
         match &ft.mode {
             FtMode::Replay { path } => self.begin_replay(path),
-            FtMode::Backup { .. } => Err(Error::Refused("not yet".into())),
+            FtMode::Backup { listen } => self.await_primary(ft, *listen),
             FtMode::Primary { .. } | FtMode::Record { .. } => {
                 Err(Error::Refused("only a backup or a replay follows a log".into()))
             }
@@ -54,32 +62,50 @@ impl Shell {
     }
 
     /// A descriptor that belongs to the pair is ready.
-    pub(super) fn on_protection(&mut self, _source: Source) -> Result<(), Error> {
-        Ok(())
+    pub(super) fn on_protection(&mut self, source: Source) -> Result<(), Error> {
+        match &self.protection {
+            Protection::Primary(_) => self.on_primary_ready(source),
+            Protection::Backup(_) => self.on_backup_ready(source),
+            Protection::None | Protection::Recording(_) | Protection::Replaying(_) => Ok(()),
+        }
     }
 
     pub(super) fn tick_protection(&mut self) -> Result<(), Error> {
-        Ok(())
+        match &self.protection {
+            Protection::Primary(_) => self.tick_primary(),
+            Protection::Backup(_) => self.tick_backup(),
+            Protection::None | Protection::Recording(_) | Protection::Replaying(_) => Ok(()),
+        }
     }
 
     /// Refuses what only whoever runs the VM for the world may do.
     pub(super) fn must_be_ours(&self) -> Result<(), ApiError> {
-        match &self.protection {
-            Protection::None | Protection::Recording(_) => Ok(()),
-            Protection::Replaying(_) => {
-                Err(ApiError::failed("This VM follows a log; nothing but the log may change it."))
-            }
+        let ours = match &self.protection {
+            Protection::None | Protection::Recording(_) | Protection::Primary(_) => true,
+            Protection::Replaying(_) => false,
+            Protection::Backup(side) => side.is_live(),
+        };
+        if ours {
+            return Ok(());
         }
+        Err(ApiError::failed("This VM follows a log; nothing but the log may change it."))
     }
 
-    pub(super) fn ft_enable(&mut self, ft: FtConfig) -> Result<(), ApiError> {
+    pub(super) fn ft_enable(&mut self, ft: &FtConfig) -> Result<(), ApiError> {
         self.must_run()?;
-        if !matches!(self.protection, Protection::None) {
+        let free = match &self.protection {
+            Protection::None => true,
+            Protection::Recording(_) | Protection::Replaying(_) => false,
+            Protection::Primary(side) => side.is_solo(),
+            Protection::Backup(side) => side.is_live(),
+        };
+        if !free {
             return Err(ApiError::failed(
-                "The VM is protected or recorded already; disable that first (vm.ft-disable).",
+                "The VM is protected, joining or recorded already; disable that first \
+                 (vm.ft-disable).",
             ));
         }
-        self.begin_logging(&ft).map_err(|error| ApiError::failed(error.to_string()))
+        self.begin_logging(ft).map_err(|error| ApiError::failed(error.to_string()))
     }
 
     pub(super) fn ft_disable(&mut self) -> Result<(), ApiError> {
@@ -95,30 +121,59 @@ impl Shell {
             Protection::Replaying(_) => {
                 Err(ApiError::failed("A replay cannot be disabled; end the VMM instead."))
             }
+            Protection::Primary(_) => self.dismiss_backup(),
+            Protection::Backup(_) => {
+                Err(ApiError::failed("This is the backup; protection is ended at the primary."))
+            }
         }
     }
 
     pub(super) fn ft_failover(&mut self) -> Result<(), ApiError> {
         self.must_run()?;
-        Err(ApiError::failed("The VM has no backup that it could be handed to."))
+        match &self.protection {
+            Protection::Primary(_) => self.begin_handover(),
+            Protection::None | Protection::Recording(_) | Protection::Replaying(_) => {
+                Err(ApiError::failed("The VM has no backup that it could be handed to."))
+            }
+            Protection::Backup(_) => Err(ApiError::failed(
+                "This is the backup; a planned failover is ordered at the primary.",
+            )),
+        }
     }
 
-    /// Whether the end of the engine is not the end of the VM for whoever takes part.
-    pub(super) fn protection_outlives(&mut self, _ended: &Ended) -> bool {
-        false
-    }
-
-    /// The VM was ended from here, on purpose.
+    /// The VM is to end from here, on purpose, or is gone.
     pub(super) fn end_protection(&mut self) {
+        match &self.protection {
+            Protection::None | Protection::Replaying(_) => {}
+            Protection::Recording(_) => {
+                self.send(Message::StopRecording(Some(ft::EndReason::Stopped)));
+                self.drain_engine();
+            }
+            Protection::Primary(_) => self.end_pair(),
+            Protection::Backup(_) => {}
+        }
         self.leave_protection();
     }
 
+    /// Whether the end of the engine is not the end of this process's work.
+    pub(super) fn protection_outlives(&mut self, ended: &Ended) -> bool {
+        match &self.protection {
+            Protection::None | Protection::Recording(_) | Protection::Replaying(_) => false,
+            Protection::Primary(_) => self.primary_machine_ended(ended),
+            Protection::Backup(_) => self.backup_machine_ended(ended),
+        }
+    }
+
     pub(super) fn on_diverged(&mut self, divergence: &DivergenceReport) {
-        if matches!(self.protection, Protection::Replaying(_)) {
-            self.outcome = Some(super::Outcome::Badly(format!(
-                "the replay diverged from its log\n{}",
-                divergence.text
-            )));
+        match &self.protection {
+            Protection::Replaying(_) => {
+                self.outcome = Some(Outcome::Badly(format!(
+                    "the replay diverged from its log\n{}",
+                    divergence.text
+                )));
+            }
+            Protection::Backup(_) => self.report_divergence(divergence),
+            Protection::None | Protection::Recording(_) | Protection::Primary(_) => {}
         }
     }
 
@@ -129,10 +184,17 @@ impl Shell {
             Protection::Recording(mut log) => {
                 if let Err(error) = log.finish() {
                     log::error!("{error}");
-                    self.outcome = Some(super::Outcome::Badly(error.to_string()));
+                    self.failure = Some(error.to_string());
                 }
             }
+            Protection::Primary(side) => side.close(&self.poller),
+            Protection::Backup(side) => side.close(&self.poller),
         }
+    }
+
+    /// Answers who waits for protection that it did not come about.
+    pub(super) fn refuse_protection(&mut self, why: &str) {
+        self.answer(Awaits::Protected, Err(ApiError::failed(why)));
     }
 
     pub(super) fn poller(&self) -> &Poller {

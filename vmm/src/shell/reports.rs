@@ -10,7 +10,22 @@ use crate::api::{ApiError, ApiReply};
 use crate::engine::{DivergenceReport, Ended, Report};
 use crate::error::Error;
 
+/// An engine that has not answered by then is not waited for.
+const DRAIN_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+
 impl Shell {
+    /// Takes the reports of an engine that is about to be asked for nothing more, until it has
+    /// done what it was last told.
+    pub(super) fn drain_engine(&mut self) {
+        let (sender, done) = std::sync::mpsc::sync_channel(1);
+        self.send(crate::engine::Message::Inspect(Box::new(move |_| {
+            let _ = sender.send(());
+        })));
+        if self.running.is_some() && done.recv_timeout(DRAIN_TIMEOUT).is_ok() {
+            let _ = self.on_reports();
+        }
+    }
+
     pub(super) fn on_reports(&mut self) -> Result<(), Error> {
         let Some(running) = &self.running else { return Ok(()) };
         for report in running.take_reports() {
@@ -21,20 +36,28 @@ impl Shell {
 
     fn on_report(&mut self, report: Report) -> Result<(), Error> {
         match report {
-            Report::Emission { chunks, outputs } => self.on_emission(chunks, outputs),
+            Report::Emission { chunks, outputs } => self.on_emission(chunks, outputs)?,
             Report::Delta { pages } => {
                 self.statistics.deltas += 1;
                 self.statistics.delta_pages += pages;
+                self.on_replayed_delta()?;
             }
             Report::Executed { number, moment, now_ns, outputs } => {
                 self.statistics.moment = moment;
-                let _ = number;
-                self.on_replayed(moment, now_ns, outputs)?;
+                self.statistics.replayed_ns = now_ns;
+                match &self.protection {
+                    Protection::Replaying(_) => self.on_replayed(moment, now_ns, outputs)?,
+                    Protection::Backup(_) => self.on_executed(number, outputs)?,
+                    Protection::None | Protection::Recording(_) | Protection::Primary(_) => {}
+                }
             }
-            Report::Released { .. } => {}
-            Report::LogEnd(reason) => self.on_replay_end(reason),
-            Report::Drained(_) => self.on_replay_drained(),
-            Report::Live(_) => {}
+            Report::Released { output } => self.on_released(output),
+            Report::LogEnd(reason) => {
+                self.note_log_end(reason);
+                self.on_replay_end(reason);
+            }
+            Report::Drained(_) => self.on_drained()?,
+            Report::Live(moment) => self.on_live(moment),
             Report::Diverged(divergence) => self.on_divergence(&divergence),
             Report::Reset => self.events.report("vm", "rebooted", json!({})),
             Report::Paused => {
@@ -53,14 +76,18 @@ impl Shell {
                     self.answer(Awaits::Protected, Ok(()));
                 }
             }
-            Report::HandedOver(_) => {}
+            Report::HandedOver(moment) => self.on_handed_over(moment)?,
             Report::Ended(ended) => self.on_ended(ended),
         }
         Ok(())
     }
 
     /// Outputs leave at once where nobody has to hold the log first.
-    fn on_emission(&mut self, chunks: Vec<Chunk>, outputs: Vec<(Noted, Output)>) {
+    fn on_emission(
+        &mut self,
+        chunks: Vec<Chunk>,
+        outputs: Vec<(Noted, Output)>,
+    ) -> Result<(), Error> {
         for chunk in &chunks {
             self.statistics.count(chunk);
         }
@@ -71,7 +98,10 @@ impl Shell {
                 self.let_go(outputs.into_iter().map(|(_, output)| output));
             }
             Protection::Replaying(_) => self.show_replayed(outputs),
+            Protection::Primary(_) => return self.ship(chunks, outputs),
+            Protection::Backup(_) => self.keep(outputs),
         }
+        Ok(())
     }
 
     /// Carries outputs out.

@@ -23,6 +23,8 @@ pub struct Statistics {
     pub delta_pages: u64,
     /// Divergences found.
     pub divergences: u64,
+    /// Machine time that a replay has reached, ns.
+    pub replayed_ns: u64,
     /// Execution lag in ms.
     pub lag_ms: u64,
     bytes: u64,

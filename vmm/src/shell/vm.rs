@@ -23,6 +23,7 @@ use crate::engine::{
 };
 use crate::error::Error;
 use crate::machine::Machine;
+use crate::replica::Lease;
 
 /// A VM's engine and what the shell needs to talk to it.
 pub struct Running {
@@ -36,6 +37,8 @@ pub struct Running {
     pub world: Option<World>,
     /// What the guest sees as its CPU.
     pub cpuid: Cpuid,
+    /// Until when the disks may be written.
+    pub lease: Lease,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -80,8 +83,10 @@ impl Running {
             Ok((machine, Box::new(blueprint) as Box<dyn Rebuild>))
         };
         let mut running = Self::start(build, cpuid, false, paused)?;
-        running.open_world(config, poller)?;
         running.watch(poller)?;
+        running.lease.set_until_ms(Lease::UNLIMITED_MS);
+        running.open_world(config)?;
+        running.enter_world(poller, true)?;
         Ok(running)
     }
 
@@ -114,18 +119,33 @@ impl Running {
         let clock = LiveClock::stopped_at(0);
         let parts = EngineParts { clock, inbox, reports: sink, replay, paused };
         let thread = engine::spawn(build, parts)?;
-        Ok(Self { engine, reports, event, world: None, cpuid, thread: Some(thread) })
+        let lease = Lease::default();
+        Ok(Self { engine, reports, event, world: None, cpuid, lease, thread: Some(thread) })
     }
 
-    /// Opens the back ends.
+    /// Opens the back ends, without letting anything in or out yet.
     ///
     /// # Errors
     /// The first one that cannot be opened.
-    pub fn open_world(&mut self, config: &VmConfig, poller: &Poller) -> Result<(), Error> {
-        let mut world = World::open(config, self.engine.clone())?;
-        world.watch(poller)?;
-        self.world = Some(world);
+    pub fn open_world(&mut self, config: &VmConfig) -> Result<(), Error> {
+        self.world = Some(World::open(config, self.engine.clone(), &self.lease)?);
         Ok(())
+    }
+
+    /// Takes the disks over and listens to the taps. A disk that is still locked is an error only
+    /// where `must_lock` says so: who takes over has asked the arbiter, which knows better than
+    /// the lock of a process that may be dead or stopped.
+    ///
+    /// # Errors
+    /// A disk that somebody else uses; a descriptor that cannot be watched.
+    pub fn enter_world(&mut self, poller: &Poller, must_lock: bool) -> Result<(), Error> {
+        let Some(world) = &mut self.world else { return Ok(()) };
+        match world.lock() {
+            Err(error) if must_lock => return Err(error),
+            Err(error) => log::warn!("going on without the lock: {error}"),
+            Ok(()) => {}
+        }
+        world.watch(poller)
     }
 
     fn watch(&self, poller: &Poller) -> Result<(), Error> {
@@ -147,6 +167,7 @@ impl Running {
 
     /// Ends the engine and closes the back ends; disk requests under way are finished first.
     pub fn end(mut self, poller: &Poller) {
+        self.lease.revoke_unless_unlimited();
         self.engine.send(Message::Stop);
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use ft::{BlockOp, Input, Output};
 use virtio_devices::backend::announcement::announcement;
-use virtio_devices::backend::file::FileDisk;
+use virtio_devices::backend::file::{DiskLock, FileDisk};
 use virtio_devices::backend::tap::Tap;
 use virtio_devices::backend::worker::DiskWorker;
 use virtio_devices::backend::{BlockBackend, NetBackend};
@@ -26,6 +26,7 @@ use crate::config::{ConsoleMode, NetConfig, VmConfig};
 use crate::engine::{EngineHandle, Message};
 use crate::error::Error;
 use crate::machine::status_byte;
+use crate::replica::{Lease, LeasedDisk};
 
 /// Packets read from one tap before the others have their turn.
 const PACKETS_A_TURN: usize = 64;
@@ -57,10 +58,16 @@ pub fn disk_capacities(config: &VmConfig) -> Result<Vec<u64>, Error> {
         .collect()
 }
 
+/// One disk's outside.
+struct OpenDisk {
+    worker: DiskWorker,
+    lock: DiskLock,
+}
+
 /// All back ends of one VM.
 pub struct World {
     ports: BTreeMap<u16, Port>,
-    disks: BTreeMap<u16, DiskWorker>,
+    disks: BTreeMap<u16, OpenDisk>,
     console: Option<(u16, Console)>,
     serial: Console,
     entropy: File,
@@ -74,7 +81,7 @@ impl World {
     ///
     /// # Errors
     /// The first thing that cannot be opened, in a sentence.
-    pub fn open(config: &VmConfig, engine: EngineHandle) -> Result<Self, Error> {
+    pub fn open(config: &VmConfig, engine: EngineHandle, lease: &Lease) -> Result<Self, Error> {
         let mut ports = BTreeMap::new();
         let mut disks = BTreeMap::new();
         let mut console = None;
@@ -87,7 +94,7 @@ impl World {
                     ports.insert(index, open_port(&config.nets()[place])?);
                 }
                 Slot::Disk(place) => {
-                    disks.insert(index, open_disk(config, place, index, engine.clone())?);
+                    disks.insert(index, open_disk(config, place, index, engine.clone(), lease)?);
                 }
             }
         }
@@ -278,7 +285,7 @@ impl World {
             BlockOp::Flush => BlockKind::Flush,
         };
         if let Some(disk) = self.disks.get(&device)
-            && let Err(error) = disk.submit(BlockRequest { token, kind })
+            && let Err(error) = disk.worker.submit(BlockRequest { token, kind })
         {
             log::error!("a disk request is lost: {error}");
         }
@@ -292,6 +299,14 @@ impl World {
             Err(error) => return log::warn!("the source of entropy cannot be read: {error}"),
         }
         self.engine.send(Message::Input(Input::Entropy { device, bytes }));
+    }
+
+    /// Takes the locks of all disks: from now on they are this VM's.
+    ///
+    /// # Errors
+    /// The first disk that somebody else has locked.
+    pub fn lock(&self) -> Result<(), Error> {
+        self.disks.values().try_for_each(|disk| disk.lock.take()).map_err(Error::from)
     }
 
     /// Tells the network and the guest that this VM lives here now.
@@ -325,7 +340,7 @@ impl World {
     /// Waits until every disk request that was submitted has ended.
     pub fn drain(&mut self) {
         for disk in self.disks.values() {
-            disk.drain();
+            disk.worker.drain();
         }
     }
 }
@@ -349,13 +364,16 @@ fn open_disk(
     place: usize,
     device: u16,
     engine: EngineHandle,
-) -> Result<DiskWorker, Error> {
+    lease: &Lease,
+) -> Result<OpenDisk, Error> {
     let disk = &config.disks()[place];
     let path = disk.path.clone().unwrap_or_default();
     let file = FileDisk::open(&path, disk.readonly, disk.direct)?;
-    file.lock()?;
-    Ok(DiskWorker::spawn(file, move |token, status, data| {
+    let lock = file.lock_handle()?;
+    let leased = LeasedDisk::new(file, lease.clone());
+    let worker = DiskWorker::spawn(leased, move |token, status, data| {
         let status = status_byte(status);
         engine.send(Message::Input(Input::BlockDone { device, token, status, data }));
-    })?)
+    })?;
+    Ok(OpenDisk { worker, lock })
 }

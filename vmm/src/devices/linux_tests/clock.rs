@@ -156,3 +156,14 @@ fn memory_remembers() {
         }
     }
 }
+
+#[test]
+fn flags_tell_what_happened_with_no_interrupt_enabled() {
+    let mut guest = Guest::new();
+    cmos_read(&mut guest, 0x0c);
+    assert_eq!(cmos_read(&mut guest, 0x0c), 0);
+    guest.time.now += 2 * SECOND_NS;
+    guest.platform.advance(guest.time.now);
+    assert_eq!(cmos_read(&mut guest, 0x0c), 0x50);
+    assert_eq!(guest.platform.next_deadline(), None);
+}

@@ -1,0 +1,244 @@
+//! What a replica is told ([`Event`]) and what it wants done ([`Action`]).
+//!
+//! A driver feeds events in and carries actions out, in order; it decides nothing.
+
+use alloc::{boxed::Box, string::String};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::arbiter::Answer;
+use crate::chunk::Batch;
+use crate::error::Divergence;
+use crate::message::{Heartbeat, Message, Word};
+use crate::prologue::Prologue;
+
+/// Something that happened to a replica. The time that goes with it is the time at which it is
+/// handed in, read after it was received.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A message came on the stream.
+    Message(Message),
+    /// The stream was closed by the other side or the network; everything before is handed in.
+    Closed,
+    /// The stream carried something that is not the protocol.
+    Damaged {
+        /// A sentence for the user.
+        why: String,
+    },
+    /// A heartbeat came.
+    Heartbeat(Heartbeat),
+    /// The peer's host says that nobody listens for heartbeats there (a refused datagram): its
+    /// process has ended.
+    PeerGone,
+    /// The arbiter answered the last [`Action::AskArbiter`], or could not be reached.
+    Arbiter(Answer),
+    /// At a primary, after [`Action::Hold`]: no output is being carried out any more.
+    Quiet,
+}
+
+/// Something to be done for a replica, in the order given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Send on the stream.
+    Send(Message),
+    /// Send in a datagram; nobody waits for it.
+    SendHeartbeat(Heartbeat),
+    /// Close the stream. What was sent before still goes out.
+    CloseStream,
+    /// Primary: the backup is ready for the machine. Stop it, start a recorder, append pages and a
+    /// delta with machine state, go on.
+    StartJoin,
+    /// Primary: from here on outputs wait in the gate. First carry out every output that was made
+    /// before, in order: once the backup may take over, nobody else would.
+    CloseGate,
+    /// Primary: outputs that wait for chunks up to this one may leave. Right before each is carried
+    /// out, `Primary::may_carry_out` has a last word: where it says no, wait until it says yes or
+    /// until [`Action::Hold`].
+    Release {
+        /// The chunk.
+        through: u64,
+    },
+    /// Primary: carry no output out any more, those released and still waiting included. Say
+    /// [`Event::Quiet`] once none is under way: no disk write is left that could still land.
+    Hold,
+    /// Primary: the log must not grow: stop the machine.
+    Stall,
+    /// Primary: the machine may go on.
+    Unstall,
+    /// Primary: go on alone. Nothing is to be recorded, every output held may leave, and a machine
+    /// that was stopped for a join or a handover runs.
+    GoSolo {
+        /// The generation from now on.
+        generation: u64,
+    },
+    /// Backup: build the machine that this describes, empty; answer with `Backup::prepared`.
+    Prepare(Box<Prologue>),
+    /// Backup: a part of the log for the replay.
+    Deliver(Batch),
+    /// Backup: throw the half-built machine away.
+    Discard,
+    /// Backup: replay everything that was delivered, then call `Backup::drained`.
+    Drain,
+    /// Either: ask the arbiter for this generation; answer with [`Event::Arbiter`], always.
+    AskArbiter {
+        /// The generation asked for.
+        generation: u64,
+    },
+    /// Backup: the machine is live here: redo what the ledger holds, run on.
+    GoLive {
+        /// The generation from now on.
+        generation: u64,
+    },
+    /// Either: the machine must never do anything visible here again.
+    Halt(HaltReason),
+    /// Either: tell the user, with the time.
+    Report(Happening),
+}
+
+impl From<Word> for Action {
+    fn from(word: Word) -> Self {
+        Self::Send(Message::Word(word))
+    }
+}
+
+/// Why a replica halts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Error)]
+pub enum HaltReason {
+    /// The arbiter gave the generation to the other side.
+    #[error("the arbiter decided for the other side (generation {generation})")]
+    Lost {
+        /// The generation asked for.
+        generation: u64,
+    },
+    /// A planned failover is complete.
+    #[error("the machine was handed over to the backup (generation {generation})")]
+    HandedOver {
+        /// The backup's generation.
+        generation: u64,
+    },
+    /// The primary ended the protection.
+    #[error("the primary ended the protection")]
+    Left,
+    /// This copy is not the machine.
+    #[error("this copy is no longer the machine: {0}")]
+    Diverged(Divergence),
+}
+
+/// How the peer was found to be lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Error)]
+pub enum LossCause {
+    /// The stream was closed.
+    #[error("the channel was closed")]
+    Closed,
+    /// The stream carried something else.
+    #[error("the channel carried something that does not belong there: {why}")]
+    Damaged {
+        /// What.
+        why: String,
+    },
+    /// Nothing at all was heard.
+    #[error("nothing was heard for {silent_ms} ms")]
+    Silent {
+        /// Milliseconds.
+        silent_ms: u64,
+    },
+    /// Heartbeats came, but nothing on the stream.
+    #[error("the channel was silent for {silent_ms} ms, though heartbeats came")]
+    StreamSilent {
+        /// Milliseconds.
+        silent_ms: u64,
+    },
+    /// The stream lives, but a chunk is not acknowledged.
+    #[error("the log was not acknowledged for {waited_ms} ms")]
+    NoAcknowledgement {
+        /// Milliseconds.
+        waited_ms: u64,
+    },
+    /// The backup does not keep up.
+    #[error("the backup was {behind_ms} ms behind")]
+    Lagging {
+        /// Milliseconds.
+        behind_ms: u64,
+    },
+    /// The primary said that it holds its outputs and asks the arbiter.
+    #[error("the primary counted this side as lost")]
+    CountedAsLost,
+    /// The primary hands the machine over.
+    #[error("the primary handed the machine over")]
+    Yielded,
+}
+
+/// Something a user wants to read about, in `ft-info` and the log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Error)]
+pub enum Happening {
+    /// A standby was asked.
+    #[error("joining a backup")]
+    Joining,
+    /// The join did not come about; the machine is unprotected.
+    #[error("the join failed: {why}")]
+    JoinFailed {
+        /// A sentence.
+        why: String,
+    },
+    /// The backup can take over.
+    #[error("protected in generation {generation}")]
+    Protected {
+        /// The generation.
+        generation: u64,
+    },
+    /// The peer is lost.
+    #[error("the peer was lost: {0}")]
+    PeerLost(LossCause),
+    /// The arbiter does not answer.
+    #[error("the arbiter could not be reached; outputs stay held and the asking goes on")]
+    ArbiterUnreachable,
+    /// The machine runs unprotected.
+    #[error("unprotected since {why}, generation {generation}")]
+    Solo {
+        /// The generation.
+        generation: u64,
+        /// What led to it.
+        why: SoloReason,
+    },
+    /// The copies differ.
+    #[error("the backup's copy diverged: {0}")]
+    Diverged(Divergence),
+    /// This side took over.
+    #[error("took over in generation {generation}")]
+    Live {
+        /// The generation.
+        generation: u64,
+    },
+    /// This side halted.
+    #[error("halted: {0}")]
+    Halted(HaltReason),
+    /// The log was full.
+    #[error("the machine was stopped because the backup is {bytes} bytes of log behind")]
+    Stalled {
+        /// Bytes of log not yet executed.
+        bytes: u64,
+    },
+    /// This process did not run for a while.
+    #[error("this process was stopped for {paused_ms} ms")]
+    Paused {
+        /// Milliseconds.
+        paused_ms: u64,
+    },
+}
+
+/// Why a primary goes on alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Error)]
+pub enum SoloReason {
+    /// The arbiter decided for this side.
+    #[error("the arbiter decided for this side")]
+    Won,
+    /// The backup promised never to go live.
+    #[error("the backup was dismissed")]
+    Left,
+    /// The backup's copy was not the machine.
+    #[error("the backup diverged")]
+    Diverged,
+    /// The backup had not started to protect yet.
+    #[error("the join ended")]
+    NotJoined,
+}

@@ -1,0 +1,288 @@
+//! A driver for the backup, as a real one would be: it replays the log, keeps the ledger, and takes
+//! the machine over.
+
+use std::collections::BTreeMap;
+
+use ft::{
+    Action, Assumptions, Backup, BackupState, Batch, Divergence, Ledger, Page, Primary, Record,
+    Replay, Settings, Start, Step, Trail,
+};
+
+use crate::breaks::Break;
+use crate::host::{Clock, Inbox};
+use crate::primary_driver::{Item, PrimaryDriver};
+use crate::toy::{Emitted, PAGES, Toy};
+use crate::world::{Due, World};
+
+pub struct BackupDriver {
+    pub backup: Backup,
+    host: usize,
+    process: u64,
+    /// How long a moment takes here, in microseconds.
+    pace_us: u64,
+    settings: Settings,
+    replay: Option<Replay>,
+    machine: Toy,
+    ledger: Ledger,
+    totals: BTreeMap<u64, Trail>,
+    stream: usize,
+    draining: bool,
+    /// The machine was spoiled, and has not run since.
+    spoiled: bool,
+    spoiled_ever: bool,
+    /// For breaks of the rules: batches not handed to the replay yet, pages of an open delta.
+    delayed: Vec<Batch>,
+    last_chunk: u64,
+    staged: Vec<(u64, Page)>,
+}
+
+impl BackupDriver {
+    pub fn new(now_ms: u64, host: usize, process: u64, pace_us: u64) -> Self {
+        Self {
+            backup: Backup::new(now_ms, Assumptions::new("simulated", 7)),
+            host,
+            process,
+            pace_us,
+            settings: Settings::default(),
+            replay: None,
+            machine: Toy::blank(),
+            ledger: Ledger::new(),
+            totals: BTreeMap::new(),
+            stream: 0,
+            draining: false,
+            spoiled: false,
+            spoiled_ever: false,
+            delayed: vec![],
+            last_chunk: 0,
+            staged: vec![],
+        }
+    }
+
+    pub fn spoil(&mut self) -> bool {
+        let follows = self.backup.state() == BackupState::Following;
+        if follows && !self.draining {
+            self.machine.spoil();
+            self.spoiled = true;
+            self.spoiled_ever = true;
+        }
+        self.spoiled_ever
+    }
+
+    pub fn act(
+        &mut self,
+        world: &mut World,
+        now_ms: u64,
+        stream: Option<usize>,
+        action: Action,
+    ) -> Vec<Action> {
+        match action {
+            Action::Prepare(prologue) => {
+                self.stream = stream.unwrap_or(0);
+                self.settings = prologue.settings;
+                self.machine = Toy::blank();
+                self.replay = Some(Replay::new(Start::Blank, PAGES as usize));
+                self.ledger = Ledger::new();
+                self.totals.clear();
+                let result = match world.rng.per_mille(30) {
+                    true => Err(String::from("the tap is gone")),
+                    false => Ok(()),
+                };
+                self.backup.prepared(now_ms, result)
+            }
+            Action::Deliver(batch) => {
+                self.deliver(world, batch);
+                vec![]
+            }
+            Action::Discard => {
+                self.replay = None;
+                self.delayed.clear();
+                vec![]
+            }
+            Action::Drain => {
+                self.draining = true;
+                if world.is(Break::LiveBeforeEnd) {
+                    return self.backup.drained(now_ms);
+                }
+                vec![]
+            }
+            other => unreachable!("not for a backup: {other:?}"),
+        }
+    }
+
+    fn deliver(&mut self, world: &mut World, batch: Batch) {
+        for (_, record) in &batch.records {
+            match record {
+                Record::Pages { pages } => self.staged.extend(pages.iter().cloned()),
+                Record::Delta { .. } => self.staged.clear(),
+                _ => {}
+            }
+        }
+        self.delayed.push(batch);
+        if !world.is(Break::AckBeforeHolding) {
+            self.hand_over(world);
+        }
+    }
+
+    fn hand_over(&mut self, world: &mut World) {
+        let Some(replay) = &mut self.replay else { return };
+        for batch in self.delayed.drain(..) {
+            world.checker.backup_holds(self.stream, batch.outputs.count);
+            replay.push_batch(batch).expect("the protocol checks the order");
+        }
+    }
+
+    /// Replays for a while.
+    pub fn step(&mut self, world: &mut World, now_ms: u64) -> Vec<Action> {
+        let pace_us = if self.draining { 200 } else { self.pace_us };
+        let delay_us = world.rng.range(pace_us / 2, pace_us * 2);
+        let (host, process) = (self.host, self.process);
+        world.after(delay_us, Due::Arrive { host, process, what: Inbox::Step });
+        let mut actions = vec![];
+        if !self.draining && world.rng.per_mille(300) {
+            self.hand_over(world);
+        }
+        for _ in 0..8 {
+            let Some(replay) = &mut self.replay else { break };
+            match replay.next_step(self.machine.moment) {
+                Ok(Step::Wait | Step::End(_)) => {
+                    self.waited(world, now_ms, &mut actions);
+                    break;
+                }
+                Ok(Step::Run) => {
+                    if let Err(divergence) = self.run(world) {
+                        actions.extend(self.diverged(now_ms, divergence));
+                    }
+                    break;
+                }
+                Ok(step) => self.take(world, now_ms, step, &mut actions),
+                Err(divergence) => {
+                    actions.extend(self.diverged(now_ms, divergence));
+                    break;
+                }
+            }
+        }
+        actions
+    }
+
+    fn waited(&mut self, world: &mut World, now_ms: u64, actions: &mut Vec<Action>) {
+        let has_state = self.replay.as_ref().is_some_and(Replay::has_state);
+        if self.draining {
+            actions.extend(self.backup.drained(now_ms));
+        } else if world.is(Break::RunAhead) && has_state && world.rng.per_mille(100) {
+            let _ = self.run(world);
+        }
+    }
+
+    fn diverged(&mut self, now_ms: u64, divergence: Divergence) -> Vec<Action> {
+        self.replay = None;
+        self.backup.diverged(now_ms, divergence)
+    }
+
+    /// The guest runs to its next exit, which is handled with the recorded times.
+    fn run(&mut self, world: &mut World) -> Result<(), Divergence> {
+        let Some(replay) = &mut self.replay else { return Ok(()) };
+        let before = self.machine.devices.total;
+        let exit = self.machine.run();
+        let (moment, registers) = (self.machine.moment, self.machine.register_digest());
+        self.spoiled = false;
+        world.checker.replayed(self.stream, moment, registers, self.spoiled_ever);
+        replay.register_digest(moment, registers);
+        let mut emitted = vec![];
+        self.machine.handle(exit, &mut emitted, || replay.take_time(moment))?;
+        self.note(world, before, emitted);
+        Ok(())
+    }
+
+    fn note(&mut self, world: &mut World, before: Trail, emitted: Vec<Emitted>) {
+        world.checker.emitted(before, &emitted, world.now_us);
+        let Some(replay) = &mut self.replay else { return };
+        for Emitted { total, output } in emitted {
+            let sequence = replay.output(&output);
+            self.totals.insert(sequence, total);
+            self.ledger.output(sequence, output);
+        }
+    }
+
+    fn take(&mut self, world: &mut World, now_ms: u64, step: Step, actions: &mut Vec<Action>) {
+        match step {
+            Step::Input(input) => {
+                self.ledger.input(&input);
+                let before = self.machine.devices.total;
+                let mut emitted = vec![];
+                self.machine.apply(&input, &mut emitted);
+                self.note(world, before, emitted);
+            }
+            Step::Pages(pages) => {
+                for (page, content) in &pages {
+                    self.machine.load_page(*page, content);
+                }
+            }
+            Step::Delta { moment, vcpu, machine, pages } => {
+                for (page, content) in &pages {
+                    self.machine.load_page(*page, content);
+                }
+                self.machine.load_vcpu(moment, &vcpu);
+                self.spoiled = false;
+                if let Some(machine) = machine {
+                    self.machine.load_machine(&machine);
+                    // What was open before the log began is this side's to finish, too.
+                    for output in self.machine.devices.open.values() {
+                        self.ledger.output(0, output.clone());
+                    }
+                    actions.extend(self.backup.ready(now_ms));
+                }
+            }
+            Step::StateDigest { .. } => {}
+            Step::Released { output } => self.ledger.released(output),
+            Step::ChunkEnd { number, outputs } => {
+                let has_state = self.replay.as_ref().is_some_and(Replay::has_state);
+                let whole = has_state && !self.spoiled;
+                let state = whole.then(|| self.machine.state_digest());
+                self.last_chunk = number;
+                world.checker.executed(self.stream, number, outputs, state);
+                actions.extend(self.backup.executed(now_ms, number, outputs));
+            }
+            Step::Run | Step::Wait | Step::End(_) => unreachable!("treated by the caller"),
+        }
+    }
+
+    /// The machine goes on here.
+    pub fn take_over(
+        mut self,
+        world: &mut World,
+        host: usize,
+        process: u64,
+        clock: Clock,
+        generation: u64,
+    ) -> PrimaryDriver {
+        if let Some(replay) = &mut self.replay {
+            replay.take_over();
+        }
+        if world.is(Break::HalfDelta) {
+            for (page, content) in &self.staged {
+                self.machine.load_page(*page, content);
+            }
+        }
+        if !world.is(Break::LiveBeforeEnd) && !self.spoiled {
+            let state = self.machine.state_digest();
+            world.checker.taken_over(self.stream, self.last_chunk, state);
+        }
+        world.checker.went_live(process, generation, self.machine.devices.total);
+        let redo = self.ledger.redo();
+        let items = redo.into_iter().map(|(sequence, output)| {
+            let total = self.totals.get(&sequence).copied();
+            Item { total, sequence: 0, output }
+        });
+        let items: Vec<Item> = items.collect();
+        let primary = Primary::new(clock.ms(world), self.backup.vm_id(), generation);
+        let place = (host, process, clock);
+        let mut driver = PrimaryDriver::new(world, place, primary, self.machine, self.settings);
+        if !world.is(Break::ForgetRedo) {
+            driver.redo(items);
+        }
+        if world.is(Break::ForgetTime) {
+            driver.forget_time();
+        }
+        driver
+    }
+}

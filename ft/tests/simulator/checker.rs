@@ -1,0 +1,193 @@
+//! What must hold, watched from outside: it knows everything and belongs to nobody.
+
+use std::collections::{BTreeMap, HashMap};
+
+use ft::{BlockOp, Output, Trail};
+
+use crate::toy::Emitted;
+
+/// One output in the tree of all histories any machine ever had.
+#[derive(Clone, Debug)]
+struct Node {
+    parent: u64,
+    gated: bool,
+    write: Option<(u64, u64)>,
+    at_us: u64,
+}
+
+#[derive(Debug, Default)]
+pub struct Checker {
+    /// By the digest of the history that ends with the output.
+    nodes: HashMap<u64, Node>,
+    /// What the world has seen: index in the machine's whole history, digest up to there.
+    released: BTreeMap<u64, u64>,
+    live: (u64, u64),
+    registers: HashMap<(usize, u64), u64>,
+    states: HashMap<(usize, u64), u64>,
+    /// Outputs whose log the backup holds, and has executed, by stream.
+    held: HashMap<usize, u64>,
+    executed: HashMap<usize, u64>,
+    pub last_effect_us: u64,
+    /// The machine may be gone for good: more failed than the pair promises to survive.
+    pub excused: bool,
+    pub takeovers: u64,
+    pub wins: u64,
+    pub violation: Option<String>,
+}
+
+impl Checker {
+    pub fn fail(&mut self, why: String) {
+        self.violation.get_or_insert(why);
+    }
+
+    pub fn emitted(&mut self, before: Trail, all: &[Emitted], now_us: u64) {
+        let mut parent = before.digest;
+        for Emitted { total, output } in all {
+            let write = match output {
+                Output::Block { op: BlockOp::Write { sector, data }, .. } => {
+                    Some((*sector, u64::from_le_bytes(data.as_slice().try_into().unwrap())))
+                }
+                _ => None,
+            };
+            let gated = output.is_gated();
+            self.nodes.entry(total.digest).or_insert(Node { parent, gated, write, at_us: now_us });
+            parent = total.digest;
+        }
+    }
+
+    /// Somebody goes on alone, by right.
+    pub fn went_live(&mut self, process: u64, generation: u64, history: Trail) {
+        let (live_generation, live_process) = self.live;
+        if generation < live_generation
+            || generation == live_generation && process != live_process && live_process != 0
+        {
+            self.fail(format!(
+                "two live: process {process} in generation {generation}, process {live_process} \
+                 in generation {live_generation}"
+            ));
+        }
+        self.live = (generation, process);
+        self.account(history);
+    }
+
+    /// Everything the world has seen must be in this history.
+    fn account(&mut self, history: Trail) {
+        let chain = self.chain(history);
+        for (index, digest) in &self.released {
+            if chain.get(*index as usize - 1) != Some(digest) {
+                let why = format!("output {index} was seen, the survivor's history lacks it");
+                return self.fail(why);
+            }
+        }
+    }
+
+    fn chain(&self, history: Trail) -> Vec<u64> {
+        let mut chain = vec![];
+        let mut at = history.digest;
+        while let Some(node) = self.nodes.get(&at) {
+            chain.push(at);
+            at = node.parent;
+        }
+        assert_eq!(chain.len() as u64, history.count, "the checker knows all histories");
+        chain.reverse();
+        chain
+    }
+
+    /// An output becomes visible to the world.
+    pub fn effect(&mut self, process: u64, generation: u64, total: Option<Trail>, now_us: u64) {
+        self.last_effect_us = now_us;
+        self.visible(process, generation, "an output");
+        let Some(total) = total else { return };
+        let before = *self.released.entry(total.count).or_insert(total.digest);
+        if before != total.digest {
+            self.fail(format!("output {} was seen in two different histories", total.count));
+        }
+    }
+
+    pub fn landed(&mut self, process: u64, generation: u64) {
+        self.visible(process, generation, "a disk write");
+    }
+
+    fn visible(&mut self, process: u64, generation: u64, what: &str) {
+        let (live_generation, live) = self.live;
+        if generation < live_generation && process != live {
+            self.fail(format!(
+                "two live: {what} of process {process} in generation {generation} while process \
+                 {live} is live in generation {live_generation}"
+            ));
+        }
+    }
+
+    pub fn backup_holds(&mut self, stream: usize, outputs: u64) {
+        self.held.insert(stream, outputs);
+    }
+
+    /// A gated output leaves a protected primary.
+    pub fn committed(&mut self, stream: usize, sequence: u64, verified: bool) {
+        let known = if verified { &self.executed } else { &self.held };
+        if known.get(&stream).copied().unwrap_or(0) < sequence {
+            self.fail(format!("output {sequence} left before the backup could account for it"));
+        }
+    }
+
+    pub fn recorded(&mut self, stream: usize, moment: u64, registers: u64) {
+        self.registers.insert((stream, moment), registers);
+    }
+
+    pub fn replayed(&mut self, stream: usize, moment: u64, registers: u64, spoiled: bool) {
+        match self.registers.get(&(stream, moment)) {
+            Some(recorded) if *recorded == registers || spoiled => {}
+            Some(_) => self.fail(format!("different registers at moment {moment}")),
+            None => self.fail(format!("moment {moment} was replayed and never recorded")),
+        }
+    }
+
+    pub fn cut(&mut self, stream: usize, chunk: u64, state: u64) {
+        self.states.insert((stream, chunk), state);
+    }
+
+    pub fn executed(&mut self, stream: usize, chunk: u64, outputs: Trail, state: Option<u64>) {
+        self.executed.insert(stream, outputs.count);
+        let recorded = self.states.get(&(stream, chunk)).copied();
+        if let (Some(state), Some(recorded)) = (state, recorded)
+            && state != recorded
+        {
+            self.fail(format!("different states after chunk {chunk}, and nobody noticed"));
+        }
+    }
+
+    /// The machine goes on from where the last chunk left it, and from nowhere else.
+    pub fn taken_over(&mut self, stream: usize, chunk: u64, state: u64) {
+        if self.states.get(&(stream, chunk)) != Some(&state) {
+            self.fail(format!("the machine goes on from another state than after chunk {chunk}"));
+        }
+    }
+
+    /// Once everything has calmed down: nothing is missing.
+    pub fn finish(
+        &mut self,
+        history: Trail,
+        open_sectors: &[u64],
+        disk: &BTreeMap<u64, u64>,
+        now_us: u64,
+    ) {
+        self.account(history);
+        let mut last = BTreeMap::new();
+        for (index, digest) in self.chain(history).iter().enumerate() {
+            let node = &self.nodes[digest];
+            let index = index as u64 + 1;
+            if node.gated && node.at_us + 1_500_000 < now_us && !self.released.contains_key(&index)
+            {
+                return self.fail(format!("output {index} was lost: nobody ever saw it"));
+            }
+            if let Some((sector, value)) = node.write {
+                last.insert(sector, value);
+            }
+        }
+        for (sector, value) in last {
+            if !open_sectors.contains(&sector) && disk.get(&sector) != Some(&value) {
+                return self.fail(format!("sector {sector} does not hold what was written last"));
+            }
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! A VM that nobody protects.
+//!
+//! Owns its VMM's process and its disk.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::prepare::{Prepared, prepare};
+use super::{GuestClient, VmOptions, VmmProcess};
+use crate::guest::disk::DiskImage;
+use crate::guest::protocol::Ask;
+use crate::runner::network::guest_address;
+use crate::runner::{Cluster, Ended};
+
+/// A VM on one host.
+pub struct SingleVm<'a> {
+    vmm: VmmProcess<'a>,
+    guest: GuestClient<'a>,
+    disk: Option<DiskImage>,
+}
+
+/// A guest boots within this time, on a machine that has other work, too.
+pub(super) const BOOT_TIMEOUT: Duration = Duration::from_secs(180);
+/// A guest switches itself off within this time.
+pub(super) const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(60);
+
+impl<'a> SingleVm<'a> {
+    /// Starts it on a host; does not wait for anything.
+    pub fn launch(cluster: &'a Cluster, host_index: usize, options: &VmOptions) -> Result<Self> {
+        let Prepared { words, disk } = prepare(cluster, options)?;
+        let vmm = VmmProcess::start(cluster, host_index, "vm", &words)?;
+        let guest = GuestClient::new(cluster, guest_address(options.address_index));
+        Ok(Self { vmm, guest, disk })
+    }
+
+    /// Starts it on a host and waits until its services are up.
+    pub fn start(cluster: &'a Cluster, host_index: usize, options: &VmOptions) -> Result<Self> {
+        let mut vm = Self::launch(cluster, host_index, options)?;
+        vm.vmm.wait_for_guest(1, BOOT_TIMEOUT)?;
+        Ok(vm)
+    }
+
+    /// Its VMM.
+    pub fn vmm(&mut self) -> &mut VmmProcess<'a> {
+        &mut self.vmm
+    }
+
+    /// The way to its services.
+    pub fn guest(&self) -> GuestClient<'a> {
+        self.guest
+    }
+
+    /// Its disk, if it has one.
+    pub fn disk(&self) -> Option<&DiskImage> {
+        self.disk.as_ref()
+    }
+
+    /// Has the guest switch itself off; how the VMM ended.
+    pub fn shutdown(&mut self) -> Result<Ended> {
+        let asked = self.guest.control().and_then(|mut control| control.ask(&Ask::PowerOff));
+        asked.with_context(|| self.vmm.describe())?;
+        self.vmm.wait(SHUTDOWN_TIMEOUT)
+    }
+}

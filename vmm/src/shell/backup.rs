@@ -1,0 +1,531 @@
+//! The pair, seen from the side that follows.
+//!
+//! Owns what the backup's actions do here: the machine that replays, the ledger of outputs that
+//! the primary has not confirmed, going live. Which action when is `ft::Backup`'s decision alone.
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+
+use ft::recorder::Noted;
+use ft::{
+    Action, Assumptions, Backup, BackupState, Batch, Divergence, EndReason, Event, HaltReason,
+    Happening, Ledger, Link, Output, Prologue, Trail,
+};
+use serde_json::json;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::logged::described;
+use super::primary::{arbiter_directory, ask_arbiter, now_ms};
+use super::protection::Protection;
+use super::vm::Running;
+use super::world::disk_capacities;
+use super::{Interest, Outcome, Poller, Shell, Source};
+use crate::config::{AckMode, Arbiter, FtConfig, apply_overrides};
+use crate::engine::{DivergenceReport, Ended, Message};
+use crate::error::Error;
+use crate::identity::{build_id, hex, random_id};
+use crate::replica::{Channel, Heartbeats, Helped, Helpers, Lease};
+
+/// What the shell keeps for a VM that follows a primary.
+pub(super) struct BackupSide {
+    pub backup: Backup,
+    config: FtConfig,
+    listen: SocketAddr,
+    listener: TcpListener,
+    claimant: String,
+    helpers: Helpers,
+    channel: Option<Channel>,
+    heartbeats: Heartbeats,
+    arbiter: Option<PathBuf>,
+    ack: AckMode,
+    ledger: Ledger,
+    /// The machine has its first whole state.
+    has_state: bool,
+    log_end: Option<EndReason>,
+    identity: ([u8; 16], u64),
+}
+
+impl BackupSide {
+    /// Whether the VM is this side's.
+    pub(super) fn is_live(&self) -> bool {
+        self.backup.state() == BackupState::Live
+    }
+
+    /// The VM's name and generation.
+    pub(super) fn identity(&self) -> ([u8; 16], u64) {
+        self.identity
+    }
+
+    pub(super) fn needs_ticks(&self) -> bool {
+        match self.backup.state() {
+            BackupState::Waiting | BackupState::Live | BackupState::Halted => false,
+            BackupState::Preparing
+            | BackupState::Joining
+            | BackupState::Following
+            | BackupState::Draining
+            | BackupState::Asking
+            | BackupState::Won => true,
+        }
+    }
+
+    pub(super) fn ack(&self) -> AckMode {
+        self.ack
+    }
+
+    /// The primary's address, or where one is awaited.
+    pub(super) fn peer(&self) -> String {
+        match self.channel.as_ref().and_then(Channel::peer) {
+            Some(peer) => peer.to_string(),
+            None => format!("awaited at {}", self.listen),
+        }
+    }
+
+    pub(super) fn outputs_held(&self) -> u64 {
+        self.ledger.len() as u64
+    }
+
+    pub(super) fn close(mut self, poller: &Poller) {
+        self.close_channel(poller);
+        for fd in [self.listener.as_raw_fd(), self.heartbeats.as_raw_fd(), self.helpers.as_raw_fd()]
+        {
+            poller.forget(fd);
+        }
+    }
+
+    fn close_channel(&mut self, poller: &Poller) {
+        if let Some(mut channel) = self.channel.take() {
+            channel.flush();
+            poller.forget(channel.as_raw_fd());
+        }
+    }
+}
+
+/// What this side assumes. The guest's CPUID is the primary's to choose: whether this host can
+/// offer it is asked of KVM when the machine is built.
+fn assumptions(prologue: Option<&Prologue>) -> Assumptions {
+    let hash = prologue.map_or(0, |prologue| xxh3_64(&prologue.cpuid));
+    Assumptions::new(&build_id(), hash)
+}
+
+impl Shell {
+    fn backup_side(&mut self) -> Option<&mut BackupSide> {
+        match &mut self.protection {
+            Protection::Backup(side) => Some(side),
+            Protection::None
+            | Protection::Recording(_)
+            | Protection::Replaying(_)
+            | Protection::Primary(_) => None,
+        }
+    }
+
+    /// Opens the ports and waits for a primary.
+    pub(super) fn await_primary(&mut self, ft: &FtConfig, listen: SocketAddr) -> Result<(), Error> {
+        let failed = |error: std::io::Error| {
+            Error::Channel(format!(
+                "no primary can be awaited at {listen}: {error}; give --ft listen= an address of \
+                 this host and a port that is free"
+            ))
+        };
+        let listener = TcpListener::bind(listen).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        let heartbeats = Heartbeats::listen(heartbeat_address(ft, listen))?;
+        let helpers = Helpers::new()?;
+        // Looked at now, so that a primary need not wait for it.
+        log::info!("build {}", build_id());
+        let poller = self.poller();
+        poller.watch(listener.as_raw_fd(), Source::Listener, Interest::Read)?;
+        poller.watch(heartbeats.as_raw_fd(), Source::Heartbeat, Interest::Read)?;
+        poller.watch(helpers.as_raw_fd(), Source::Helpers, Interest::Read)?;
+        self.protection = Protection::Backup(Box::new(BackupSide {
+            backup: Backup::new(now_ms(), assumptions(None)),
+            config: ft.clone(),
+            listen,
+            listener,
+            claimant: hex(&random_id()?),
+            helpers,
+            channel: None,
+            heartbeats,
+            arbiter: None,
+            ack: ft.ack,
+            ledger: Ledger::new(),
+            has_state: false,
+            log_end: None,
+            identity: ([0; 16], 0),
+        }));
+        self.statistics.happened(format!("Waiting for a primary at {listen}"));
+        Ok(())
+    }
+
+    pub(super) fn on_backup_ready(&mut self, source: Source) -> Result<(), Error> {
+        match source {
+            Source::Listener => self.accept(),
+            Source::Channel => self.on_backup_channel(),
+            Source::Heartbeat => self.on_backup_heartbeats(),
+            Source::Helpers => {
+                while let Some(helped) = self.backup_side().and_then(|side| side.helpers.take()) {
+                    if let Helped::Arbiter(answer) = helped {
+                        self.step_backup(Event::Arbiter(answer))?;
+                    }
+                }
+                Ok(())
+            }
+            Source::Engine
+            | Source::Api
+            | Source::Signals
+            | Source::Tap(_)
+            | Source::SerialInput
+            | Source::ConsoleInput(_) => Ok(()),
+        }
+    }
+
+    /// Takes a connection while nobody is followed. A newer one replaces one that has said
+    /// nothing sensible yet; who is followed is not disturbed.
+    fn accept(&mut self) -> Result<(), Error> {
+        let Protection::Backup(side) = &mut self.protection else { return Ok(()) };
+        loop {
+            let (stream, from) = match side.listener.accept() {
+                Ok(accepted) => accepted,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => {
+                    log::warn!("a connection could not be accepted: {error}");
+                    return Ok(());
+                }
+            };
+            if side.backup.state() != BackupState::Waiting {
+                log::warn!("{from} was turned away: a primary is followed already");
+                continue;
+            }
+            side.close_channel(&self.poller);
+            let channel = Channel::new(stream, Link::backup())?;
+            self.poller.watch(channel.as_raw_fd(), Source::Channel, Interest::Read)?;
+            side.channel = Some(channel);
+        }
+    }
+
+    fn on_backup_channel(&mut self) -> Result<(), Error> {
+        let Some(channel) = self.backup_side().and_then(|side| side.channel.as_mut()) else {
+            return Ok(());
+        };
+        channel.flush();
+        let received = channel.receive();
+        for message in received.messages {
+            self.on_backup_message(message)?;
+        }
+        if let Some(why) = received.damaged {
+            log::warn!("the channel carried something else: {why}");
+            self.step_backup(Event::Damaged { why })?;
+            self.drop_backup_channel();
+        }
+        if received.closed {
+            self.step_backup(Event::Closed)?;
+            self.drop_backup_channel();
+        }
+        self.watch_backup_channel()
+    }
+
+    fn on_backup_message(&mut self, message: ft::Message) -> Result<(), Error> {
+        if let (ft::Message::Hello(prologue), Some(side)) = (&message, self.backup_side())
+            && side.backup.state() == BackupState::Waiting
+        {
+            side.backup = Backup::new(now_ms(), assumptions(Some(prologue)));
+        }
+        self.step_backup(Event::Message(message))
+    }
+
+    fn drop_backup_channel(&mut self) {
+        if let Protection::Backup(side) = &mut self.protection {
+            side.close_channel(&self.poller);
+        }
+    }
+
+    fn watch_backup_channel(&mut self) -> Result<(), Error> {
+        let Protection::Backup(side) = &self.protection else { return Ok(()) };
+        let Some(channel) = &side.channel else { return Ok(()) };
+        let interest = if channel.wants_write() { Interest::ReadWrite } else { Interest::Read };
+        self.poller.watch(channel.as_raw_fd(), Source::Channel, interest)
+    }
+
+    fn on_backup_heartbeats(&mut self) -> Result<(), Error> {
+        let Some(side) = self.backup_side() else { return Ok(()) };
+        let beats = side.heartbeats.receive();
+        for heartbeat in beats.heartbeats {
+            self.step_backup(Event::Heartbeat(heartbeat))?;
+        }
+        if beats.refused {
+            self.step_backup(Event::PeerGone)?;
+        }
+        Ok(())
+    }
+
+    fn step_backup(&mut self, event: Event) -> Result<(), Error> {
+        let Some(side) = self.backup_side() else { return Ok(()) };
+        let actions = side.backup.step(now_ms(), event);
+        self.act_backup(actions)
+    }
+
+    pub(super) fn tick_backup(&mut self) -> Result<(), Error> {
+        let Some(side) = self.backup_side() else { return Ok(()) };
+        let actions = side.backup.tick(now_ms());
+        self.act_backup(actions)?;
+        self.statistics.tick(std::time::Instant::now());
+        Ok(())
+    }
+
+    fn act_backup(&mut self, actions: Vec<Action>) -> Result<(), Error> {
+        for action in actions {
+            self.act_backup_once(action)?;
+        }
+        self.watch_backup_channel()
+    }
+
+    fn act_backup_once(&mut self, action: Action) -> Result<(), Error> {
+        let Protection::Backup(side) = &mut self.protection else { return Ok(()) };
+        match action {
+            Action::Send(message) => {
+                if let Some(channel) = &mut side.channel {
+                    channel.send(&message)?;
+                }
+            }
+            Action::SendHeartbeat(heartbeat) => side.heartbeats.send(&heartbeat),
+            Action::CloseStream => side.close_channel(&self.poller),
+            Action::Prepare(prologue) => return self.prepare(&prologue),
+            Action::Deliver(batch) => self.deliver(batch),
+            Action::Discard => self.discard(),
+            Action::Drain => self.send(Message::Drain),
+            Action::AskArbiter { generation } => {
+                let (vm_id, _) = side.identity;
+                let directory = side.arbiter.clone();
+                let answer =
+                    ask_arbiter(&side.helpers, directory, vm_id, generation, &side.claimant);
+                if let Some(answer) = answer {
+                    return self.step_backup(Event::Arbiter(answer));
+                }
+            }
+            Action::GoLive { generation } => return self.take_over(generation),
+            Action::Halt(reason) => return self.halt_backup(&reason),
+            Action::Report(happening) => self.on_backup_happening(&happening),
+            // Only a primary is asked for these.
+            Action::StartJoin
+            | Action::CloseGate
+            | Action::Release { .. }
+            | Action::Hold
+            | Action::Stall
+            | Action::Unstall
+            | Action::GoSolo { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// Builds the machine that a primary describes, or says why not.
+    fn prepare(&mut self, prologue: &Prologue) -> Result<(), Error> {
+        let result = self.build_follower(prologue);
+        if let Err(error) = &result {
+            log::warn!("a primary is refused: {error}");
+            self.discard();
+        }
+        let Some(side) = self.backup_side() else { return Ok(()) };
+        let result = result.map_err(|error| error.to_string());
+        let actions = side.backup.prepared(now_ms(), result);
+        self.act_backup(actions)
+    }
+
+    fn build_follower(&mut self, prologue: &Prologue) -> Result<(), Error> {
+        let (config, cpuid) = described(prologue)?;
+        let config = apply_overrides(config, &self.invocation.overrides)?;
+        // A disk of another size would be found out by the guest, after a takeover.
+        disk_capacities(&config)?;
+        let Protection::Backup(side) = &mut self.protection else { return Ok(()) };
+        let arbiter = match &side.config.arbiter {
+            Some(arbiter) => Some(arbiter.clone()),
+            None if prologue.arbiter.is_empty() => None,
+            None => Some(prologue.arbiter.parse::<Arbiter>()?),
+        };
+        side.arbiter = arbiter_directory(arbiter.as_ref());
+        if let Some(directory) = &side.arbiter
+            && !directory.is_dir()
+        {
+            return Err(Error::Refused(format!(
+                "the arbiter's directory {} is not there on the backup's host; mount the storage \
+                 that both hosts share",
+                directory.display()
+            )));
+        }
+        // The last primary's address may still be the one that datagrams are taken from.
+        self.poller.forget(side.heartbeats.as_raw_fd());
+        side.heartbeats.renew(heartbeat_address(&side.config, side.listen))?;
+        side.heartbeats.expect(side.channel.as_ref().and_then(Channel::peer_ip));
+        self.poller.watch(side.heartbeats.as_raw_fd(), Source::Heartbeat, Interest::Read)?;
+        side.identity = (prologue.vm_id, prologue.generation);
+        side.ack = match prologue.settings.ack {
+            ft::AckMode::Received => AckMode::Received,
+            ft::AckMode::Verified => AckMode::Verified,
+        };
+        side.ledger = Ledger::new();
+        side.has_state = false;
+        side.log_end = None;
+        let mut running = Running::follow(&config, &cpuid, &self.poller)?;
+        let opened = running.open_world(&config);
+        self.running = Some(running);
+        self.config = Some(config);
+        self.booted = true;
+        opened
+    }
+
+    fn deliver(&mut self, batch: Batch) {
+        self.send(Message::Log(batch));
+    }
+
+    /// The machine that was being built, or followed, is not needed any more.
+    fn discard(&mut self) {
+        self.end_vm();
+        self.config = None;
+        self.booted = false;
+    }
+
+    /// Outputs of the replayed machine: kept until the primary says that they have left. Requests
+    /// that the guest has open are the machine's own to remember.
+    pub(super) fn keep(&mut self, outputs: Vec<(Noted, Output)>) {
+        let live = matches!(&self.protection, Protection::Backup(side) if side.is_live());
+        if live {
+            return self.let_go(outputs.into_iter().map(|(_, output)| output));
+        }
+        let Some(side) = self.backup_side() else { return };
+        for (noted, output) in outputs {
+            match output {
+                Output::Packet { .. } | Output::Console { .. } | Output::Serial { .. } => {
+                    side.ledger.output(noted.sequence, output);
+                }
+                Output::Block { .. }
+                | Output::Entropy { .. }
+                | Output::NetOffloads { .. }
+                | Output::Reset
+                | Output::PowerOff => {}
+            }
+        }
+    }
+
+    pub(super) fn on_released(&mut self, sequence: u64) {
+        if let Some(side) = self.backup_side() {
+            side.ledger.released(sequence);
+        }
+    }
+
+    /// A delta was applied; the first one completes the join.
+    pub(super) fn on_replayed_delta(&mut self) -> Result<(), Error> {
+        let Some(side) = self.backup_side() else { return Ok(()) };
+        if side.has_state || side.is_live() {
+            return Ok(());
+        }
+        side.has_state = true;
+        let actions = side.backup.ready(now_ms());
+        self.act_backup(actions)
+    }
+
+    pub(super) fn on_executed(&mut self, number: u64, outputs: Trail) -> Result<(), Error> {
+        let Some(side) = self.backup_side() else { return Ok(()) };
+        let actions = side.backup.executed(now_ms(), number, outputs);
+        self.act_backup(actions)
+    }
+
+    pub(super) fn on_drained(&mut self) -> Result<(), Error> {
+        let Some(side) = self.backup_side() else {
+            self.on_replay_drained();
+            return Ok(());
+        };
+        let actions = side.backup.drained(now_ms());
+        self.act_backup(actions)
+    }
+
+    pub(super) fn note_log_end(&mut self, reason: EndReason) {
+        if let Some(side) = self.backup_side() {
+            side.log_end = Some(reason);
+        }
+    }
+
+    pub(super) fn report_divergence(&mut self, report: &DivergenceReport) {
+        if let Err(error) = self.diverge(report.divergence.clone()) {
+            log::error!("{error}");
+        }
+    }
+
+    fn diverge(&mut self, divergence: Divergence) -> Result<(), Error> {
+        let Some(side) = self.backup_side() else { return Ok(()) };
+        let actions = side.backup.diverged(now_ms(), divergence);
+        self.act_backup(actions)
+    }
+
+    /// The VM is this side's. What the old primary may not have let out is let out (again), the
+    /// network learns the way here, the machine goes on.
+    fn take_over(&mut self, generation: u64) -> Result<(), Error> {
+        let Protection::Backup(side) = &mut self.protection else { return Ok(()) };
+        side.identity.1 = generation;
+        let again = side.ledger.redo();
+        side.close_channel(&self.poller);
+        let Some(running) = &mut self.running else { return Ok(()) };
+        running.lease.set_until_ms(Lease::UNLIMITED_MS);
+        running.enter_world(&self.poller, false)?;
+        if let Some(world) = &mut running.world {
+            world.announce();
+        }
+        for (_, output) in again {
+            running.carry_out(output);
+        }
+        running.engine.send(Message::GoLive);
+        Ok(())
+    }
+
+    /// The machine runs here. One whose log ended with its power-off has nothing left to do.
+    pub(super) fn on_live(&mut self, moment: u64) {
+        self.statistics.moment = moment;
+        self.started = true;
+        self.paused = false;
+        self.events.report("ft", "live", json!({ "moment": moment }));
+        let off = self.backup_side().is_some_and(|side| side.log_end == Some(EndReason::PowerOff));
+        if off {
+            self.outcome = Some(Outcome::Well);
+        }
+    }
+
+    /// This copy never goes live. The process waits for the next primary.
+    fn halt_backup(&mut self, reason: &HaltReason) -> Result<(), Error> {
+        if let Some(running) = &self.running {
+            running.lease.revoke();
+        }
+        self.discard();
+        log::warn!("{reason}; waiting for another primary");
+        let Protection::Backup(side) = &mut self.protection else { return Ok(()) };
+        // The word that goes with the halt is still to be sent.
+        if let Some(channel) = &mut side.channel {
+            channel.flush();
+        }
+        side.backup = Backup::new(now_ms(), assumptions(None));
+        Ok(())
+    }
+
+    fn on_backup_happening(&mut self, happening: &Happening) {
+        self.statistics.happened(happening.to_string());
+        self.events.report("ft", "happened", json!({ "what": happening.to_string() }));
+    }
+
+    /// A follower's machine has ended: by a divergence, which was reported, or by a failure, which
+    /// is one. A live machine's end is the VM's.
+    pub(super) fn backup_machine_ended(&mut self, ended: &Ended) -> bool {
+        let live = self.backup_side().is_some_and(|side| side.is_live());
+        if live {
+            return false;
+        }
+        if let Ended::Failed(why) = ended {
+            let moment = self.statistics.moment;
+            let divergence = Divergence::Log { moment, why: why.clone() };
+            if let Err(error) = self.diverge(divergence) {
+                log::error!("{error}");
+            }
+        }
+        true
+    }
+}
+
+fn heartbeat_address(ft: &FtConfig, listen: SocketAddr) -> SocketAddr {
+    SocketAddr::new(listen.ip(), ft.udp_port.unwrap_or(listen.port()))
+}
