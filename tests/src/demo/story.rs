@@ -148,7 +148,13 @@ impl<'a> Act<'a> {
     fn kill(&mut self, load: &JournalLoad) -> Result<()> {
         let info = self.pair.ft_info()?;
         self.timeline.say(&in_words_of(&info));
+        let protected = info.state == "protected";
+        let event = info.last_event.as_ref().map(|event| event.what.clone()).unwrap_or_default();
         self.protection = Some(info);
+        if !protected {
+            return self
+                .nobody_survived(&format!("the protection was lost before the kill: {event}"));
+        }
         // Not at the same point of anything, ever.
         pause(Duration::from_micros(u64::from(rand_u16()) * 8))?;
         let before = load.acknowledged();
@@ -193,7 +199,7 @@ impl<'a> Act<'a> {
                 })
             });
             if let Some(why) = why {
-                return self.nobody_survived(load, &why);
+                return self.nobody_survived(&why);
             }
             self.timeline.progress("the client waits for an answer");
             sleep(Duration::from_millis(1));
@@ -216,9 +222,8 @@ impl<'a> Act<'a> {
         Ok(())
     }
 
-    fn nobody_survived(&mut self, load: &JournalLoad, why: &str) -> Result<()> {
+    fn nobody_survived(&mut self, why: &str) -> Result<()> {
         self.survived = false;
-        self.times_ms.answered = now_ms(load);
         self.faults.push(why.to_owned());
         self.timeline.say(&format!("{why}. The VMMs say:"));
         self.timeline.print(&self.pair.describe());
