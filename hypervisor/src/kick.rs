@@ -226,6 +226,16 @@ pub fn monotonic_ns() -> u64 {
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
+/// `CLOCK_BOOTTIME` in milliseconds: a clock that goes on while the host is suspended, as leases
+/// and timeouts between hosts must.
+#[must_use]
+pub fn boottime_ms() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is a live local that the call fills.
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut now) };
+    now.tv_sec as u64 * 1_000 + now.tv_nsec as u64 / 1_000_000
+}
+
 /// A timer of the kernel's that signals one thread.
 #[derive(Debug)]
 struct Timer(libc::timer_t);

@@ -32,7 +32,7 @@ mod vm;
 pub use cpuid::{Cpuid, CpuidEntry, CpuidPolicy, check_cpuid, guest_cpuid, guest_cpuid_with};
 pub use error::{Error, Result};
 pub use exit::{Exit, FaultInfo, FaultKind, IoData};
-pub use kick::{Kicker, monotonic_ns};
+pub use kick::{Kicker, boottime_ms, monotonic_ns};
 pub use kvm::Kvm;
 pub use msr::{accept_unknown_msr_write, answer_unknown_msr};
 pub use registers::Registers;

@@ -151,7 +151,6 @@ impl Engine {
     /// Runs one interval that is known to have ended by itself.
     fn replay_interval(&mut self) -> Result<(), Error> {
         let runnable = self.machine.runnable();
-        let moment = self.machine.moment();
         let Mode::Replaying(replaying) = &mut self.mode else { return Ok(()) };
         if !runnable {
             return self.differs_halted();

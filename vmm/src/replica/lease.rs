@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use hypervisor::monotonic_ns;
+use hypervisor::boottime_ms;
 use virtio_devices::backend::BlockBackend;
 use virtio_devices::{BlockKind, BlockStatus};
 
@@ -33,7 +33,7 @@ impl Lease {
     /// Without end: for a VM that nobody else could be.
     pub const UNLIMITED_MS: u64 = u64::MAX;
 
-    /// Writes may begin until this monotonic time in ms; 0: none may.
+    /// Writes may begin until this time in ms of the clock since boot; 0: none may.
     pub fn set_until_ms(&self, until_ms: u64) {
         self.inner.until_ms.store(until_ms, Ordering::SeqCst);
     }
@@ -65,7 +65,7 @@ impl Lease {
             // Counted before the look, so that whoever holds and then sees nothing under way can
             // be sure that nothing will be.
             self.inner.under_way.fetch_add(1, Ordering::SeqCst);
-            if monotonic_ns() / 1_000_000 < self.inner.until_ms.load(Ordering::SeqCst) {
+            if boottime_ms() < self.inner.until_ms.load(Ordering::SeqCst) {
                 return true;
             }
             self.end();

@@ -465,7 +465,7 @@ impl Shell {
         if let Some(world) = &mut running.world {
             world.announce();
         }
-        for output in again {
+        for (_, output) in again {
             running.carry_out(output);
         }
         running.engine.send(Message::GoLive);

@@ -13,7 +13,7 @@ use ft::{
     Action, Answer, Chunk, DigestMode, Event, Gate, HaltReason, Happening, Link, Output, Primary,
     PrimaryState, Settings, Weight,
 };
-use hypervisor::monotonic_ns;
+use hypervisor::{boottime_ms, monotonic_ns};
 use serde_json::json;
 
 use super::logged::prologue;
@@ -70,7 +70,7 @@ pub(super) struct PrimarySide {
 
 /// Milliseconds of the clock that all of a replica's timers share.
 pub(super) fn now_ms() -> u64 {
-    monotonic_ns() / 1_000_000
+    boottime_ms()
 }
 
 pub(super) fn settings(config: &FtConfig) -> Settings {
