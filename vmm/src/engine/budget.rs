@@ -9,8 +9,9 @@
 const SHARE: u64 = 25;
 /// Waiting that is always worth it: most guests exit by themselves within this, ns.
 const PATIENCE_LEAST_NS: u64 = 1_000_000;
-/// No input waits longer than this for an exit, ns.
-const PATIENCE_MOST_NS: u64 = 30_000_000;
+/// No input waits longer than this for an exit, ns. Only hosts on which a delta takes
+/// milliseconds (emulated ones) come near it.
+const PATIENCE_MOST_NS: u64 = 100_000_000;
 /// Credit that a quiet spell can save up, ns of delta time.
 const CREDIT_MOST_NS: i64 = 10_000_000;
 /// A page written again after a delta faults once: what that costs, in ns. An estimate for
