@@ -72,6 +72,8 @@ pub struct Times {
     pub enabled: u64,
     /// The backup followed.
     pub protected: u64,
+    /// The backup had caught up with what happened while it was copied to.
+    pub settled: u64,
     /// The kill.
     pub killed: u64,
     /// The first answer to a request that was sent after the kill; zero if there was none.
@@ -123,7 +125,7 @@ impl Report {
                 / 1000.0,
             round_trips: RoundTrips {
                 before: span(0, times_ms.enabled),
-                protected: span(times_ms.protected, times_ms.killed),
+                protected: span(times_ms.settled, times_ms.killed),
                 after: span(after, times_ms.ended),
             },
             protection,
@@ -199,8 +201,14 @@ pub mod tests {
             guest_kernel: "Debian Linux 6.1".to_owned(),
         };
         let verdict = Verdict { acknowledged: 400, durable: 400, ..Verdict::default() };
-        let times_ms =
-            Times { enabled: 900, protected: 1_000, killed: 2_000, answered: 2_500, ended: 4_490 };
+        let times_ms = Times {
+            enabled: 900,
+            protected: 950,
+            settled: 1_000,
+            killed: 2_000,
+            answered: 2_500,
+            ended: 4_490,
+        };
         let evidence = Evidence { history, verdict: &verdict, times_ms, protection: None, faults };
         Report::new(Kill::Vmm, Acknowledgement::Received, place, evidence)
     }
