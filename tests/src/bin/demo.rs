@@ -108,6 +108,7 @@ fn start(options: &Options, timeline: &Timeline) -> Result<Cluster> {
     let cluster = Cluster::start(options)?;
     let place = Place::look(options.kind, cluster.cache());
     timeline.say(&format!("They are up. Each is {}.", place.host_in_words()));
+    timeline.progress("what runs in the VM is built");
     initramfs(&cluster)?;
     Ok(cluster)
 }

@@ -2,7 +2,7 @@
 //!
 //! Owns which numbers go into the picture, and its words.
 
-use super::report::gap;
+use super::report::kill_gap;
 use super::{Chart, Mark, Phase, Report};
 use crate::client::History;
 
@@ -34,7 +34,7 @@ pub(super) fn of(history: &History, report: &Report) -> Chart {
     });
     let victim = if report.killed == "host" { "host A ended" } else { "primary killed" };
     let marks = [(times.protected, "protected", GREEN), (killed, victim, RED)];
-    let (start_us, length_us) = gap(history, killed * 1000, times.ended * 1000);
+    let (start_us, length_us) = kill_gap(history, times);
     let start_ms = start_us as f64 / 1000.0;
     let points = history.exchanges.iter().filter_map(|exchange| {
         let round_trip_us = exchange.round_trip_us()?;

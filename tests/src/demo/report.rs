@@ -74,7 +74,7 @@ pub struct Times {
     pub protected: u64,
     /// The backup had caught up with what happened while it was copied to.
     pub settled: u64,
-    /// The kill.
+    /// The kill; zero if there was none.
     pub killed: u64,
     /// The first answer to a request that was sent after the kill; zero if there was none.
     pub answered: u64,
@@ -112,20 +112,21 @@ impl Report {
         let answered = times_ms.answered > 0;
         let us = |ms: u64| ms * 1000;
         let span = |from_ms, to_ms| history.round_trips(us(from_ms)..us(to_ms));
+        let killed = if times_ms.killed == 0 { times_ms.ended } else { times_ms.killed };
         let after = if answered { times_ms.answered } else { times_ms.ended };
         Self {
             survived: faults.is_empty(),
             faults,
             killed: kill.name(),
             ack: ack.name(),
-            connection_survived: history.broken.is_none() && answered,
+            connection_survived: history.broken.is_none() && (answered || times_ms.killed == 0),
             requests,
-            gap_ms: gap(history, us(times_ms.killed), us(times_ms.ended)).1 as f64 / 1000.0,
+            gap_ms: kill_gap(history, &times_ms).1 as f64 / 1000.0,
             joining_gap_ms: gap(history, us(times_ms.enabled), us(times_ms.protected)).1 as f64
                 / 1000.0,
             round_trips: RoundTrips {
                 before: span(0, times_ms.enabled),
-                protected: span(times_ms.settled, times_ms.killed),
+                protected: span(times_ms.settled, killed),
                 after: span(after, times_ms.ended),
             },
             protection,
@@ -150,6 +151,14 @@ fn faults_of(verdict: &Verdict) -> Vec<String> {
         faults.push(format!("record {place} on the disk does not follow from the one before it"));
     }
     faults
+}
+
+/// The gap around the kill, if there was a kill: when it began, and its length, in µs.
+pub fn kill_gap(history: &History, times_ms: &Times) -> (u64, u64) {
+    match times_ms.killed {
+        0 => (0, 0),
+        killed => gap(history, killed * 1000, times_ms.ended * 1000),
+    }
 }
 
 /// The longest time without an answer among those that ended in this span, or lasted to its end: when it began, and its length, in µs. Unlike a

@@ -33,6 +33,8 @@ const MEMORY_MIB: u32 = 192;
 const SETTLE: Duration = Duration::from_millis(500);
 /// A survivor that has not answered by now will not.
 const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(50);
+/// So often a VM is protected that loses its protection.
+const PROTECTION_TRIES: usize = 3;
 /// A backup that keeps up is closer than this.
 const LAG_MOST_MS: u64 = 100;
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(60);
@@ -44,9 +46,8 @@ pub fn tell(cluster: &Cluster, place: Place, plan: &Plan, timeline: &Timeline) -
     let mut act = Act::open(cluster, &place, plan, timeline)?;
     let load = act.connect()?;
     act.measure(&load, "without protection")?;
-    act.protect(&load)?;
-    act.measure(&load, "under protection")?;
-    act.kill(&load)?;
+    act.times_ms.enabled = now_ms(&load);
+    act.survived = act.be_protected(&load)? && act.kill(&load)?;
     if act.survived {
         act.measure(&load, "after the takeover")?;
     }
@@ -133,8 +134,30 @@ impl<'a> Act<'a> {
         Ok(())
     }
 
+    /// Protects the VM and measures; whether it is protected at the end of that.
+    fn be_protected(&mut self, load: &JournalLoad) -> Result<bool> {
+        let mut why = String::new();
+        for _ in 0..PROTECTION_TRIES {
+            self.protect(load)?;
+            self.measure(load, "under protection")?;
+            let info = self.pair.ft_info()?;
+            self.timeline.say(&in_words_of(&info));
+            why = info.last_event.as_ref().map(|event| event.what.clone()).unwrap_or_default();
+            let protected = info.state == "protected";
+            self.protection = Some(info);
+            if protected {
+                return Ok(true);
+            }
+            self.timeline.say(&format!(
+                "The protection was lost meanwhile: {why}. On a machine that is busy with other work one host can be \
+                 silent for too long. The VM runs on, and gets a new backup.",
+            ));
+        }
+        self.not_survived(&format!("the protection was lost again and again: {why}"));
+        Ok(false)
+    }
+
     fn protect(&mut self, load: &JournalLoad) -> Result<()> {
-        self.times_ms.enabled = now_ms(load);
         self.pair.add_backup()?;
         self.timeline
             .say("Host B starts a second VMM, which waits to become the backup. At host A:");
@@ -159,7 +182,8 @@ impl<'a> Act<'a> {
             wait_until("the backup's catching up", CATCH_UP_TIMEOUT, ASK_INTERVAL, || {
                 let info = pair.ft_info()?;
                 self.timeline.progress(&format!("the backup is {} ms behind", info.lag_ms));
-                Ok((info.lag_ms < LAG_MOST_MS).then_some(info.lag_ms))
+                let done = info.lag_ms < LAG_MOST_MS || info.state != "protected";
+                Ok(done.then_some(info.lag_ms))
             })?;
         self.timeline.say(&format!(
             "After {:.1} s the backup has caught up; its execution is {lag_ms} ms behind.",
@@ -168,16 +192,8 @@ impl<'a> Act<'a> {
         pause(SETTLE)
     }
 
-    fn kill(&mut self, load: &JournalLoad) -> Result<()> {
-        let info = self.pair.ft_info()?;
-        self.timeline.say(&in_words_of(&info));
-        let protected = info.state == "protected";
-        let event = info.last_event.as_ref().map(|event| event.what.clone()).unwrap_or_default();
-        self.protection = Some(info);
-        if !protected {
-            return self
-                .nobody_survived(&format!("the protection was lost before the kill: {event}"));
-        }
+    /// Kills what the primary runs on; whether the VM survived.
+    fn kill(&mut self, load: &JournalLoad) -> Result<bool> {
         // Not at the same point of anything, ever.
         pause(Duration::from_micros(u64::from(rand_u16()) * 8))?;
         let before = load.acknowledged();
@@ -203,8 +219,8 @@ impl<'a> Act<'a> {
         self.wait_for_the_survivor(load)
     }
 
-    /// Waits as the client does: for an answer.
-    fn wait_for_the_survivor(&mut self, load: &JournalLoad) -> Result<()> {
+    /// Waits as the client does: for an answer; whether there was one.
+    fn wait_for_the_survivor(&mut self, load: &JournalLoad) -> Result<bool> {
         let dead_us = load.now_us();
         let deadline = Instant::now() + TAKEOVER_TIMEOUT;
         let answered_us = loop {
@@ -222,7 +238,8 @@ impl<'a> Act<'a> {
                 })
             });
             if let Some(why) = why {
-                return self.nobody_survived(&why);
+                self.not_survived(&why);
+                return Ok(false);
             }
             self.timeline.progress("the client waits for an answer");
             sleep(Duration::from_millis(1));
@@ -242,15 +259,13 @@ impl<'a> Act<'a> {
             letter(takeover.host_index),
             info.state
         ));
-        Ok(())
+        Ok(true)
     }
 
-    fn nobody_survived(&mut self, why: &str) -> Result<()> {
-        self.survived = false;
+    fn not_survived(&mut self, why: &str) {
         self.faults.push(why.to_owned());
         self.timeline.say(&format!("{why}. The VMMs say:"));
         self.timeline.print(&self.pair.describe());
-        Ok(())
     }
 
     /// Ends the client, reads what is on the disk, and judges.
@@ -261,8 +276,10 @@ impl<'a> Act<'a> {
             let history = load.stop()?;
             (history, self.read_back()?)
         } else {
+            // In this order: what is acknowledged later may be on the disk later, too.
+            let history = load.look(History::clone);
             let records = self.read_outside().context("the VM is gone, and its disk is no help")?;
-            (load.look(History::clone), records)
+            (history, records)
         };
         let verdict = check(std::slice::from_ref(&history), &records);
         let evidence = Evidence {
@@ -289,9 +306,10 @@ impl<'a> Act<'a> {
             grouped(records.len() as u64)
         ));
         let pair = &mut self.pair;
-        let (ended, _) = waiting(self.timeline, "the VM switches off", || pair.shutdown())?;
-        if !ended.success() {
-            self.faults.push(format!("the survivor ended badly: {ended:?}"));
+        match waiting(self.timeline, "the VM switches off", || pair.shutdown()) {
+            Ok((ended, _)) if ended.success() => {}
+            Ok((ended, _)) => self.faults.push(format!("the survivor ended badly: {ended:?}")),
+            Err(error) => self.faults.push(format!("the VM did not switch off: {error:#}")),
         }
         match self.read_outside() {
             Ok(outside) if outside == records => {

@@ -13,7 +13,6 @@ use super::single::{BOOT_TIMEOUT, SHUTDOWN_TIMEOUT};
 use super::wait::wait_until;
 use super::{FtInfo, GuestClient, PairOptions, VmmProcess};
 use crate::guest::disk::DiskImage;
-use crate::guest::protocol::Ask;
 use crate::runner::network::guest_address;
 use crate::runner::{Cluster, Ended};
 
@@ -214,8 +213,7 @@ impl<'a> Pair<'a> {
 
     /// Has the guest switch itself off; how the primary and the backup, if there is one, ended.
     pub fn shutdown(&mut self) -> Result<(Ended, Option<Ended>)> {
-        let asked = self.guest.control().and_then(|mut control| control.ask(&Ask::PowerOff));
-        asked.with_context(|| self.describe())?;
+        self.guest.power_off().with_context(|| self.describe())?;
         let primary = self.primary.wait(SHUTDOWN_TIMEOUT)?;
         let backup = match &mut self.backup {
             Some(backup) => Some(backup.wait(SHUTDOWN_TIMEOUT)?),
