@@ -429,7 +429,10 @@ impl Shell {
     }
 
     pub(super) fn on_drained(&mut self) -> Result<(), Error> {
-        let Some(side) = self.backup_side() else { return Ok(()) };
+        let Some(side) = self.backup_side() else {
+            self.on_replay_drained();
+            return Ok(());
+        };
         let actions = side.backup.drained(now_ms());
         self.act_backup(actions)
     }

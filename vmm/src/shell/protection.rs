@@ -171,7 +171,7 @@ impl Shell {
         match &self.protection {
             Protection::Replaying(_) => {
                 self.outcome = Some(Outcome::Badly(format!(
-                    "the replay diverged from its log {}",
+                    "the replay diverged from its log\n{}",
                     divergence.text
                 )));
             }
