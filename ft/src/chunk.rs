@@ -102,6 +102,8 @@ impl Chunk {
                 Record::Delta { .. }
                 | Record::Input(_)
                 | Record::Digest { .. }
+                | Record::Registers(_)
+                | Record::Devices { .. }
                 | Record::StateDigest { .. }
                 | Record::Pages { .. }
                 | Record::Released { .. } => {}

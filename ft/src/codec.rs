@@ -2,15 +2,17 @@
 //!
 //! Format version 1. A record starts with one byte: its kind in the low five bits, the moments
 //! since the record before it in the high three (7: a varint with the rest follows). Times are
-//! differences to the last time in the same chunk. State starts afresh with each chunk, so any
-//! chunk can be read alone. Kinds are numbered for ever: a number is never used again.
+//! differences to the last time in the same chunk, registers to the last registers in it. State
+//! starts afresh with each chunk, so any chunk can be read alone. Kinds are numbered for ever: a number is never used again.
 
 use alloc::{boxed::Box, vec::Vec};
 
 use crate::bytes::{Reader, put_bytes, put_varint};
 use crate::error::DecodeError;
 use crate::event::{Input, Trail};
-use crate::record::{EndReason, PAGE_SIZE, PAGES_PER_RECORD_MAX, Page, Record};
+use crate::record::{
+    EndReason, PAGE_SIZE, PAGES_PER_RECORD_MAX, Page, REGISTERS, Record, RegisterValues,
+};
 
 const TIME_READ: u8 = 1;
 const TICK: u8 = 2;
@@ -28,12 +30,16 @@ const PAGES: u8 = 18;
 const DELTA: u8 = 19;
 const RELEASED: u8 = 20;
 const END: u8 = 21;
+const REGISTER_VALUES: u8 = 22;
+const DEVICES: u8 = 23;
 
 /// The record's kind on disk and wire.
 fn record_kind(record: &Record) -> u8 {
     match record {
         Record::Input(input) => input_kind(input),
         Record::Digest { .. } => DIGEST,
+        Record::Registers(_) => REGISTER_VALUES,
+        Record::Devices { .. } => DEVICES,
         Record::StateDigest { .. } => STATE_DIGEST,
         Record::Pages { .. } => PAGES,
         Record::Delta { .. } => DELTA,
@@ -62,13 +68,14 @@ fn input_kind(input: &Input) -> u8 {
 pub struct Encoder {
     moment: u64,
     time_ns: u64,
+    registers: RegisterValues,
 }
 
 impl Encoder {
     /// Starts a chunk at `start_moment`; the decoder must be given the same.
     #[must_use]
     pub fn new(start_moment: u64) -> Self {
-        Self { moment: start_moment, time_ns: 0 }
+        Self { moment: start_moment, time_ns: 0, registers: [0; REGISTERS] }
     }
 
     /// Appends `record` at `moment` to `out`.
@@ -92,6 +99,16 @@ impl Encoder {
         self.input(input, out);
     }
 
+    /// The same for registers.
+    ///
+    /// # Panics
+    ///
+    /// As [`Encoder::append`].
+    pub fn append_registers(&mut self, moment: u64, values: &RegisterValues, out: &mut Vec<u8>) {
+        self.head(moment, REGISTER_VALUES, out);
+        self.registers(values, out);
+    }
+
     fn head(&mut self, moment: u64, kind: u8, out: &mut Vec<u8>) {
         assert!(moment >= self.moment, "a record's moment lies before that of the one before it");
         let step = moment - self.moment;
@@ -108,6 +125,8 @@ impl Encoder {
         match record {
             Record::Input(input) => self.input(input, out),
             Record::Digest { value } => out.extend_from_slice(&value.to_le_bytes()),
+            Record::Registers(values) => self.registers(values, out),
+            Record::Devices { state } => put_bytes(out, state),
             Record::StateDigest { devices, memory } => {
                 out.extend_from_slice(&devices.to_le_bytes());
                 out.push(u8::from(memory.is_some()));
@@ -134,6 +153,19 @@ impl Encoder {
         }
     }
 
+    /// A bit per register that changed, then by how much each did.
+    fn registers(&mut self, values: &RegisterValues, out: &mut Vec<u8>) {
+        let pairs = || values.iter().zip(&self.registers);
+        let changed = pairs()
+            .enumerate()
+            .fold(0, |bits, (place, (value, last))| bits | u64::from(value != last) << place);
+        put_varint(out, changed);
+        for (value, last) in pairs().filter(|(value, last)| value != last) {
+            put_varint(out, zigzag(value.wrapping_sub(*last)));
+        }
+        self.registers = *values;
+    }
+
     fn input(&mut self, input: &Input, out: &mut Vec<u8>) {
         match input {
             Input::TimeRead { now_ns } | Input::Tick { now_ns } => {
@@ -158,6 +190,16 @@ impl Encoder {
             Input::PowerButton | Input::Reset => {}
         }
     }
+}
+
+/// Small steps in either direction become small numbers.
+fn zigzag(difference: u64) -> u64 {
+    difference << 1 ^ ((difference as i64) >> 63) as u64
+}
+
+/// The opposite of [`zigzag`].
+fn unzigzag(number: u64) -> u64 {
+    number >> 1 ^ (number & 1).wrapping_neg()
 }
 
 /// Count, a bit per page for "has bytes", the page numbers as differences, then the bytes.
@@ -195,13 +237,19 @@ pub struct Decoder<'a> {
     reader: Reader<'a>,
     moment: u64,
     time_ns: u64,
+    registers: RegisterValues,
 }
 
 impl<'a> Decoder<'a> {
     /// Starts reading a chunk whose encoder was given the same `start_moment`.
     #[must_use]
     pub fn new(start_moment: u64, bytes: &'a [u8]) -> Self {
-        Self { reader: Reader::new(bytes), moment: start_moment, time_ns: 0 }
+        Self {
+            reader: Reader::new(bytes),
+            moment: start_moment,
+            time_ns: 0,
+            registers: [0; REGISTERS],
+        }
     }
 
     /// Bytes not yet read.
@@ -238,6 +286,11 @@ impl<'a> Decoder<'a> {
         let reader = &mut self.reader;
         Ok(match kind {
             DIGEST => Record::Digest { value: reader.u64("digest")? },
+            REGISTER_VALUES => {
+                take_registers(reader, &mut self.registers)?;
+                Record::Registers(Box::new(self.registers))
+            }
+            DEVICES => Record::Devices { state: reader.bytes("state of the devices")? },
             STATE_DIGEST => {
                 let devices = reader.u64("digest of the devices")?;
                 let memory = match flag(reader)? {
@@ -311,6 +364,23 @@ fn flag(reader: &mut Reader<'_>) -> Result<bool, DecodeError> {
         1 => Ok(true),
         value => Err(DecodeError::Unknown { what: "a flag", value }),
     }
+}
+
+/// Reads what changed since `values`. A difference of nothing is refused: one encoding per log.
+fn take_registers(reader: &mut Reader<'_>, values: &mut RegisterValues) -> Result<(), DecodeError> {
+    let out_of_range = DecodeError::OutOfRange { what: "a register" };
+    let changed = reader.varint("registers")?;
+    if changed >> REGISTERS != 0 {
+        return Err(out_of_range);
+    }
+    for (_, value) in values.iter_mut().enumerate().filter(|(place, _)| changed >> place & 1 == 1) {
+        let difference = unzigzag(reader.varint("register")?);
+        if difference == 0 {
+            return Err(out_of_range);
+        }
+        *value = value.wrapping_add(difference);
+    }
+    Ok(())
 }
 
 fn take_pages(reader: &mut Reader<'_>) -> Result<Vec<(u64, Page)>, DecodeError> {

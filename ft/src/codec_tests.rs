@@ -32,10 +32,19 @@ fn any_page() -> impl Strategy<Value = (u64, Page)> {
     })
 }
 
+/// Some registers close to 0 and to each other, some anywhere.
+fn any_registers() -> impl Strategy<Value = RegisterValues> {
+    let register = prop_oneof![0..4u64, any::<u64>(), Just(u64::MAX)];
+    prop::collection::vec(register, REGISTERS)
+        .prop_map(|values| core::array::from_fn(|place| values[place]))
+}
+
 fn any_record() -> impl Strategy<Value = Record> {
     prop_oneof![
         6 => any_input().prop_map(Record::Input),
         1 => any::<u64>().prop_map(|value| Record::Digest { value }),
+        2 => any_registers().prop_map(|values| Record::Registers(Box::new(values))),
+        1 => any_bytes().prop_map(|state| Record::Devices { state }),
         1 => (any::<u64>(), any::<Option<u64>>())
             .prop_map(|(devices, memory)| Record::StateDigest { devices, memory }),
         1 => prop::collection::vec(any_page(), 0..20).prop_map(|pages| Record::Pages { pages }),
@@ -171,6 +180,29 @@ fn the_bytes_of_format_version_1_never_change() {
     let bytes = encode_all(0, &[(0, pages)]);
     assert_eq!(bytes[..7], [0x12, 3, 0b010, 16, 0, 1, 0xaa]);
     assert_eq!(bytes.len(), 6 + PAGE_SIZE);
+}
+
+#[test]
+fn the_bytes_of_registers_and_device_states_never_change() {
+    let mut values = [0; REGISTERS];
+    (values[0], values[17]) = (5, u64::MAX);
+    let mut next = values;
+    next[0] = 4;
+    let records = [
+        (9, Record::Registers(Box::new(values))),
+        (10, Record::Registers(Box::new(next))),
+        (10, Record::Registers(Box::new(next))),
+        (10, Record::Devices { state: vec![8, 9] }),
+    ];
+    let bytes = encode_all(9, &records);
+    assert_eq!(bytes[..6], [0x16, 0x81, 0x80, 0x08, 10, 1], "two registers changed from zero");
+    assert_eq!(bytes[6..9], [0x36, 1, 1], "one of them is one less");
+    assert_eq!(bytes[9..11], [0x16, 0], "none changed");
+    assert_eq!(bytes[11..], [0x17, 2, 8, 9]);
+    assert_eq!(decode_all(9, &bytes), Ok(records.to_vec()));
+    // A register that there is not, and one that is said to have changed and has not.
+    assert!(decode_all(0, &[0x16, 0x80, 0x80, 0x10, 2]).is_err());
+    assert!(decode_all(0, &[0x16, 1, 0]).is_err());
 }
 
 #[test]

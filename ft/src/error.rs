@@ -1,8 +1,10 @@
 //! What can be wrong with bytes, logs and replays, as sentences for the user.
 
-use alloc::string::String;
+use alloc::{boxed::Box, string::String};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use crate::record::RegisterValues;
 
 /// Bytes that are not a chunk of a log.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -247,6 +249,16 @@ pub enum Divergence {
         moment: u64,
         /// The log's.
         recorded: u64,
+    },
+    /// The vCPU's registers differ at this moment, and both sides' are known.
+    #[error("the vCPU's registers diverged at moment {moment}")]
+    RegisterValues {
+        /// The exit at which they differ.
+        moment: u64,
+        /// The log's.
+        recorded: Box<RegisterValues>,
+        /// This side's.
+        replayed: Box<RegisterValues>,
     },
     /// The log cannot be followed from here.
     #[error("the log cannot be replayed at moment {moment}: {why}")]

@@ -46,7 +46,7 @@ pub use gate::{Gate, Weight};
 pub use message::{Ack, Heartbeat, Link, Message, MessageError, Role, Word};
 pub use primary::{Primary, PrimaryState, Progress, RequestError};
 pub use prologue::{Assumptions, Prologue};
-pub use record::{EndReason, PAGE_SIZE, Page, Record};
+pub use record::{EndReason, PAGE_SIZE, Page, Record, RegisterValues};
 pub use recorder::{DigestMode, Recorder};
 pub use replay::{Replay, Start, Step};
 pub use settings::{AckMode, Settings};

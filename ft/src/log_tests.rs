@@ -1,11 +1,11 @@
 //! Recorder and replay against each other: a small machine is recorded and followed.
 
-use alloc::{vec, vec::Vec};
+use alloc::{boxed::Box, vec, vec::Vec};
 
 use crate::chunk::Chunk;
 use crate::error::Divergence;
 use crate::event::{Input, Output};
-use crate::record::{EndReason, PAGE_SIZE, Page};
+use crate::record::{EndReason, PAGE_SIZE, Page, REGISTERS};
 use crate::recorder::{CHUNK_BYTES_SOFT, DigestMode, RECORD_BYTES_MAX, Recorder};
 use crate::replay::{Replay, Start, Step};
 
@@ -21,12 +21,14 @@ fn key(byte: u8) -> Input {
 fn small_log(mode: DigestMode) -> Vec<Chunk> {
     let mut log = Recorder::new(0, mode);
     log.register_digest(1, 11);
+    log.registers(1, &[11; REGISTERS]);
     log.input(1, &Input::TimeRead { now_ns: 100 }).unwrap();
     assert_eq!(log.output(&serial(1)).sequence, 1);
     log.input(1, &key(1)).unwrap();
     let mut chunks = log.cut(1);
     log.input(1, &key(2)).unwrap();
     log.register_digest(2, 22);
+    log.registers(2, &[22; REGISTERS]);
     chunks.extend(log.cut(2));
     log.pages(2, [(7, Page::Zero), (8, Page::from_bytes(&[1; PAGE_SIZE]))]);
     log.pages(2, [(7, Page::from_bytes(&[2; PAGE_SIZE]))]);
@@ -34,6 +36,8 @@ fn small_log(mode: DigestMode) -> Vec<Chunk> {
     log.released(3, 1);
     log.input(3, &Input::Tick { now_ns: 200 }).unwrap();
     log.register_digest(4, 44);
+    log.registers(4, &[44; REGISTERS]);
+    log.devices(4, vec![4]).unwrap();
     log.state_digest(4, 5, None);
     log.end(4, EndReason::PowerOff);
     chunks.extend(log.cut(4));
@@ -52,7 +56,9 @@ fn follow(chunks: &[Chunk], registers: [u64; 3]) -> Result<Vec<&'static str>, Di
         seen.push(match replay.next_step(moment)? {
             Step::Run => {
                 moment += 1;
-                replay.register_digest(moment, registers.next().unwrap());
+                let value = registers.next().unwrap();
+                replay.register_digest(moment, value);
+                replay.registers(moment, &[value; REGISTERS]);
                 if moment == 1 {
                     assert_eq!(replay.take_time(moment)?, 100);
                     replay.output(&serial(1));
@@ -67,6 +73,10 @@ fn follow(chunks: &[Chunk], registers: [u64; 3]) -> Result<Vec<&'static str>, Di
                 assert_eq!(pages.get(&7), Some(&Page::from_bytes(&[2; PAGE_SIZE])));
                 moment = new;
                 "delta"
+            }
+            Step::Devices { state } => {
+                assert_eq!((moment, state), (4, vec![4]));
+                "devices"
             }
             Step::StateDigest { devices, .. } => {
                 Replay::check_state(moment, (devices, None), (5, Some(1)))?;
@@ -89,11 +99,13 @@ fn follow(chunks: &[Chunk], registers: [u64; 3]) -> Result<Vec<&'static str>, Di
 
 #[test]
 fn a_replay_sees_what_was_recorded_in_the_same_order() {
-    for mode in [DigestMode::EveryMoment, DigestMode::EveryChunk, DigestMode::Off] {
+    let modes =
+        [DigestMode::EveryMoment, DigestMode::EveryChunk, DigestMode::Off, DigestMode::Registers];
+    for mode in modes {
         let seen = follow(&small_log(mode), [11, 22, 44]).unwrap();
         let expected = [
             "run", "key", "chunk", "key", "run", "chunk", "delta", "released", "tick", "run",
-            "state", "chunk", "end",
+            "devices", "state", "chunk", "end",
         ];
         assert_eq!(seen, expected);
     }
@@ -112,6 +124,22 @@ fn different_registers_are_a_divergence_where_digests_are_kept() {
         }
     }
     assert!(follow(&small_log(DigestMode::Off), [0, 0, 0]).is_ok());
+}
+
+#[test]
+fn where_registers_are_kept_a_divergence_tells_both_sides_at_the_moment_it_happens() {
+    for (registers, at, recorded) in
+        [([10, 22, 44], 1, 11), ([11, 20, 44], 2, 22), ([11, 22, 45], 4, 44)]
+    {
+        let divergence = follow(&small_log(DigestMode::Registers), registers).unwrap_err();
+        let replayed = registers.into_iter().find(|value| ![11, 22, 44].contains(value)).unwrap();
+        let expected = Divergence::RegisterValues {
+            moment: at,
+            recorded: Box::new([recorded; REGISTERS]),
+            replayed: Box::new([replayed; REGISTERS]),
+        };
+        assert_eq!(divergence, expected);
+    }
 }
 
 #[test]

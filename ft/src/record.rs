@@ -21,6 +21,12 @@ pub const PAGE_SIZE: usize = 4096;
 /// Pages a [`Record::Pages`] may hold.
 pub const PAGES_PER_RECORD_MAX: usize = 256;
 
+/// Registers in a [`Record::Registers`].
+pub const REGISTERS: usize = 18;
+
+/// The vCPU's general registers, instruction pointer and flags, in its owner's order.
+pub type RegisterValues = [u64; REGISTERS];
+
 /// One page of guest memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Page {
@@ -59,6 +65,14 @@ pub enum Record {
     Digest {
         /// See [`fold_registers`].
         value: u64,
+    },
+    /// The vCPU's registers at the natural exit of this moment, before its handler.
+    Registers(Box<RegisterValues>),
+    /// The state of all device models, encoded by their owner, once everything before this record
+    /// is applied: to be compared, and to be shown where it differs.
+    Devices {
+        /// The encoding, the same on both sides.
+        state: Vec<u8>,
     },
     /// Digests of the machine's state once everything before this record is applied.
     StateDigest {
@@ -101,6 +115,8 @@ impl Record {
         match self {
             Self::Input(input) => input.name(),
             Self::Digest { .. } => "digest",
+            Self::Registers(_) => "registers",
+            Self::Devices { .. } => "devices",
             Self::StateDigest { .. } => "state-digest",
             Self::Pages { .. } => "pages",
             Self::Delta { .. } => "delta",

@@ -11,7 +11,9 @@ use crate::chunk::{Chunk, RECORDS_PER_CHUNK_MAX};
 use crate::codec::Encoder;
 use crate::error::RecordError;
 use crate::event::{Input, Output, Trail};
-use crate::record::{EndReason, PAGES_PER_RECORD_MAX, Page, Record, fold_registers};
+use crate::record::{
+    EndReason, PAGES_PER_RECORD_MAX, Page, Record, RegisterValues, fold_registers,
+};
 
 /// Bytes after which a chunk is closed even if nobody asks for it.
 pub const CHUNK_BYTES_SOFT: usize = 1 << 20;
@@ -29,6 +31,8 @@ pub enum DigestMode {
     EveryChunk,
     /// Never.
     Off,
+    /// The registers themselves at every moment, so that a divergence can be shown. For log files.
+    Registers,
 }
 
 /// Where an output stands in the log.
@@ -89,7 +93,8 @@ impl Recorder {
         self.make_room(0, moment - 1);
         self.moment = moment;
         match self.digest_mode {
-            DigestMode::Off => {}
+            // The registers come by `registers`, if at all.
+            DigestMode::Off | DigestMode::Registers => {}
             DigestMode::EveryChunk => {
                 self.fold = fold_registers(self.fold, value);
                 self.folded = true;
@@ -97,6 +102,15 @@ impl Recorder {
             DigestMode::EveryMoment => {
                 self.append(moment, &Record::Digest { value: fold_registers(0, value) });
             }
+        }
+    }
+
+    /// Right after [`Recorder::register_digest`], what its digest is of. Only
+    /// [`DigestMode::Registers`] keeps it.
+    pub fn registers(&mut self, moment: u64, values: &RegisterValues) {
+        if self.digest_mode == DigestMode::Registers {
+            self.encoder.append_registers(moment, values, &mut self.records);
+            self.record_count += 1;
         }
     }
 
@@ -178,6 +192,18 @@ impl Recorder {
         }
         let outputs = self.outputs;
         self.append(moment, &Record::Delta { vcpu, machine, outputs });
+        Ok(())
+    }
+
+    /// The state of the device models as it is now, after everything recorded so far.
+    ///
+    /// # Errors
+    ///
+    /// When it is larger than a record may be.
+    pub fn devices(&mut self, moment: u64, state: Vec<u8>) -> Result<(), RecordError> {
+        check_length(state.len())?;
+        self.make_room(state.len(), moment);
+        self.append(moment, &Record::Devices { state });
         Ok(())
     }
 

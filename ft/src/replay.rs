@@ -15,12 +15,12 @@
 //! ```
 
 use alloc::collections::{BTreeMap, VecDeque};
-use alloc::{string::String, vec::Vec};
+use alloc::{boxed::Box, string::String, vec::Vec};
 
 use crate::chunk::{Batch, Chunk};
 use crate::error::{DecodeError, Divergence};
 use crate::event::{Input, Output, Trail};
-use crate::record::{EndReason, Page, Record, fold_registers};
+use crate::record::{EndReason, Page, REGISTERS, Record, RegisterValues, fold_registers};
 
 /// How the machine looks before the first record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +51,11 @@ pub enum Step {
         machine: Option<Vec<u8>>,
         /// Pages to write to memory, each at most once.
         pages: BTreeMap<u64, Page>,
+    },
+    /// Compare with the encoded state of this machine's device models.
+    Devices {
+        /// The recorded machine's.
+        state: Vec<u8>,
     },
     /// Compare with this machine's digests ([`Replay::check_state`]).
     StateDigest {
@@ -88,6 +93,8 @@ pub struct Replay {
     staged: BTreeMap<u64, Page>,
     staged_pages_max: usize,
     fold: u64,
+    /// The moment of the last natural exit whose registers were told, and they.
+    registers: (u64, RegisterValues),
     outputs: Trail,
     last_time_ns: u64,
     ended: Option<EndReason>,
@@ -108,6 +115,7 @@ impl Replay {
             staged: BTreeMap::new(),
             staged_pages_max,
             fold: 0,
+            registers: (0, [0; REGISTERS]),
             outputs: Trail::default(),
             last_time_ns: 0,
             ended: None,
@@ -203,7 +211,13 @@ impl Replay {
                 None
             }
             Record::Released { output } => Some(Step::Released { output }),
-            Record::Input(_) | Record::Digest { .. } | Record::StateDigest { .. } if self.blank => {
+            Record::Input(_)
+            | Record::Digest { .. }
+            | Record::Registers(_)
+            | Record::Devices { .. }
+            | Record::StateDigest { .. }
+                if self.blank =>
+            {
                 return Err(log_error(moment, "it starts with a record before any state"));
             }
             Record::Input(Input::TimeRead { .. }) => {
@@ -219,6 +233,11 @@ impl Replay {
                 self.compare_registers(moment, value)?;
                 None
             }
+            Record::Registers(values) => {
+                self.compare_values(moment, &values)?;
+                None
+            }
+            Record::Devices { state } => Some(Step::Devices { state }),
             Record::StateDigest { devices, memory } => Some(Step::StateDigest { devices, memory }),
         })
     }
@@ -248,6 +267,12 @@ impl Replay {
         self.fold = fold_registers(self.fold, value);
     }
 
+    /// With [`Replay::register_digest`], what that digest is of: for logs of
+    /// [`crate::DigestMode::Registers`].
+    pub fn registers(&mut self, moment: u64, values: &RegisterValues) {
+        self.registers = (moment, *values);
+    }
+
     /// The time that the recorded machine read here: for a device model that asks for it while the
     /// exit of `moment` is handled.
     ///
@@ -266,6 +291,12 @@ impl Replay {
                 Some((recorded, Record::Digest { value })) if *recorded == moment => {
                     let value = *value;
                     self.compare_registers(moment, value)?;
+                    self.pop_record();
+                    continue;
+                }
+                Some((recorded, Record::Registers(values))) if *recorded == moment => {
+                    let values = values.clone();
+                    self.compare_values(moment, &values)?;
                     self.pop_record();
                     continue;
                 }
@@ -349,6 +380,18 @@ impl Replay {
         let replayed = core::mem::take(&mut self.fold);
         if recorded != replayed {
             return Err(Divergence::Registers { moment, recorded, replayed });
+        }
+        Ok(())
+    }
+
+    fn compare_values(&self, moment: u64, recorded: &RegisterValues) -> Result<(), Divergence> {
+        let (at, replayed) = &self.registers;
+        if *at != moment {
+            return Err(log_error(moment, "it has registers where the guest took no exit"));
+        }
+        if recorded != replayed {
+            let (recorded, replayed) = (Box::new(*recorded), Box::new(*replayed));
+            return Err(Divergence::RegisterValues { moment, recorded, replayed });
         }
         Ok(())
     }

@@ -43,10 +43,39 @@ impl Registers {
         std::array::from_fn(|place| (NAMES[place], values[place]))
     }
 
-    fn values(&self) -> [u64; 18] {
+    /// All registers, in the order of [`Registers::named`].
+    #[must_use]
+    pub fn values(&self) -> [u64; 18] {
         let Self { rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp, .. } = *self;
         let Self { r8, r9, r10, r11, r12, r13, r14, r15, rip, rflags, .. } = *self;
         [rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp, r8, r9, r10, r11, r12, r13, r14, r15, rip, rflags]
+    }
+
+    /// The opposite of [`Registers::values`].
+    #[must_use]
+    pub fn from_values(values: &[u64; 18]) -> Self {
+        let [rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp, rest @ ..] = *values;
+        let [r8, r9, r10, r11, r12, r13, r14, r15, rip, rflags] = rest;
+        Self {
+            rax,
+            rbx,
+            rcx,
+            rdx,
+            rsi,
+            rdi,
+            rsp,
+            rbp,
+            r8,
+            r9,
+            r10,
+            r11,
+            r12,
+            r13,
+            r14,
+            r15,
+            rip,
+            rflags,
+        }
     }
 
     /// A number that differs, with all but certainty, whenever any register differs. It is the
@@ -191,12 +220,8 @@ mod tests {
             let registers = numbered(first);
             let mut words = registers.values();
             words[place] ^= 1 << bit;
-            let [rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp, rest @ ..] = words;
-            let [r8, r9, r10, r11, r12, r13, r14, r15, rip, rflags] = rest;
-            let other = Registers {
-                rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp,
-                r8, r9, r10, r11, r12, r13, r14, r15, rip, rflags,
-            };
+            let other = Registers::from_values(&words);
+            prop_assert_eq!(other.values(), words);
             prop_assert_ne!(registers.digest(), other.digest());
         }
 

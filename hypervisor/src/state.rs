@@ -159,8 +159,7 @@ impl Vcpu {
     pub fn restore(&mut self, state: &VcpuState) -> Result<()> {
         self.abandon("be replaced")?;
         self.fd.get_kvm_run().request_interrupt_window = 0;
-        let sregs = kvm_sregs::from(&state.system);
-        self.fd.set_sregs(&sregs).map_err(Error::request("set system registers"))?;
+        self.set_system_registers(&state.system)?;
         self.set_registers(&state.registers)?;
         let xsave = kvm_xsave::from(&state.floating_point);
         // SAFETY: the structure is larger than what KVM reads only if a feature was enabled for
@@ -180,6 +179,19 @@ impl Vcpu {
             None => Ok(()),
             Some(_) => Err(Error::Unsettled("be replaced")),
         }
+    }
+
+    /// Sets the system registers and makes the processor forget every translation of an address.
+    ///
+    /// The state may come with memory whose page tables are others. KVM flushes nothing while the
+    /// registers of paging stay the same, so they are given another value first.
+    fn set_system_registers(&self, state: &SystemRegisters) -> Result<()> {
+        let sregs = kvm_sregs::from(state);
+        let other = kvm_sregs { cr3: sregs.cr3 ^ 1 << 12, ..sregs };
+        for sregs in [&other, &sregs] {
+            self.fd.set_sregs(sregs).map_err(Error::request("set system registers"))?;
+        }
+        Ok(())
     }
 
     fn read_msrs(&self) -> Result<Vec<Msr>> {

@@ -381,8 +381,9 @@ impl Vcpu {
         }
     }
 
-    /// The state was replaced: what the rules remember of the past is void.
-    pub(crate) fn forget_past(&mut self) {
+    /// What the rules of `quirks` remember of the past is void: the state was replaced, or
+    /// somebody else goes on from a copy of it, who remembers nothing.
+    pub fn forget_past(&mut self) {
         self.window_rule.forget();
         self.breakpoint_end = None;
     }

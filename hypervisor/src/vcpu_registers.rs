@@ -80,7 +80,16 @@ impl Vcpu {
     ///
     /// KVM refuses to translate the address.
     pub fn instruction_bytes(&self, memory: &GuestMemory) -> Result<Vec<u8>> {
-        let start = self.linear_address(self.rip())?;
+        self.instruction_bytes_at(self.rip(), memory)
+    }
+
+    /// As [`instruction_bytes`](Vcpu::instruction_bytes), for any instruction pointer.
+    ///
+    /// # Errors
+    ///
+    /// KVM refuses to translate the address.
+    pub fn instruction_bytes_at(&self, rip: u64, memory: &GuestMemory) -> Result<Vec<u8>> {
+        let start = self.linear_address(rip)?;
         let mut bytes = Vec::with_capacity(INSTRUCTION_BYTES_MAX);
         while bytes.len() < INSTRUCTION_BYTES_MAX {
             let address = start.wrapping_add(bytes.len() as u64);

@@ -68,6 +68,9 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// Text that nobody takes.
+    #[error("the output cannot be written: {0}")]
+    Output(#[source] std::io::Error),
     /// A recorded run and its replay differ.
     #[error("the replay diverged from its log\n{0}")]
     Diverged(String),

@@ -19,7 +19,7 @@ impl Engine {
         if self.ended.is_some() {
             return Ok(());
         }
-        if !self.paused && !self.inside_interval {
+        if !self.paused && !self.machine.inside_interval() {
             self.take_inputs()?;
         }
         self.emit(false)?;
@@ -140,8 +140,7 @@ impl Engine {
             return Ok(());
         }
         self.arm();
-        let exit =
-            if self.inside_interval { self.machine.resume()? } else { self.machine.run()? };
+        let exit = self.machine.run()?;
         self.inbox.leave_guest();
         if exit == Exit::Interrupted {
             return self.interrupted();
@@ -149,10 +148,8 @@ impl Engine {
         self.natural_exit(&exit)
     }
 
-    /// The guest ended its interval by itself.
+    /// The guest ended its interval by itself: handles the exit that is the current moment.
     pub(super) fn natural_exit(&mut self, exit: &Exit) -> Result<(), Error> {
-        self.inside_interval = false;
-        self.machine.moment += 1;
         self.record_exit()?;
         let (machine, mut time) = self.machine_and_time();
         let next = machine.handle(exit, &mut time)?;
@@ -167,7 +164,7 @@ impl Engine {
             Mode::Recording(_) => self.budget.patience_ns(),
             Mode::Live | Mode::Replaying(_) => 0,
         };
-        let wait = if self.inside_interval && self.input_waits() {
+        let wait = if self.machine.inside_interval() && self.input_waits() {
             0
         } else if let Some(deadline) = self.machine.next_deadline() {
             deadline.saturating_sub(self.clock.now())
@@ -183,11 +180,10 @@ impl Engine {
     fn interrupted(&mut self) -> Result<(), Error> {
         match self.mode {
             Mode::Live => {
-                self.machine.moment += 1;
+                self.machine.end_interval_here();
                 Ok(())
             }
             Mode::Recording(_) => {
-                self.inside_interval = true;
                 self.take_messages()?;
                 let logged = matches!(self.mode, Mode::Recording(_)) && self.ended.is_none();
                 if !logged || (!self.input_waits() && !self.timer_due()) {

@@ -7,6 +7,7 @@
 
 mod budget;
 mod clock;
+mod divergence;
 mod live;
 mod messages;
 mod recording;
@@ -57,8 +58,6 @@ pub struct Engine {
     rebuild: Box<dyn Rebuild>,
     /// Inputs that the shell sent and that the machine could not take yet, oldest first.
     waiting: std::collections::VecDeque<ft::Input>,
-    /// The guest was interrupted inside an interval: inputs have to wait for its end.
-    inside_interval: bool,
     paused: bool,
     stalled: bool,
     budget: DeltaBudget,
@@ -135,7 +134,6 @@ impl Engine {
             reports: parts.reports,
             rebuild,
             waiting: std::collections::VecDeque::new(),
-            inside_interval: false,
             paused: parts.paused,
             stalled: false,
             budget: DeltaBudget::default(),
@@ -191,7 +189,6 @@ impl Engine {
     /// other side needs neither the kernel file nor to run the loader.
     fn reset(&mut self) -> Result<(), Error> {
         self.rebuild.rebuild(&mut self.machine)?;
-        self.inside_interval = false;
         self.record_everything()?;
         self.reports.send(Report::Reset);
         Ok(())

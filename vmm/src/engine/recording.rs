@@ -21,6 +21,7 @@ const PAGES_AT_ONCE: usize = 256;
 
 /// What a recording engine keeps.
 pub(super) struct Recording {
+    kind: JoinKind,
     pub recorder: Recorder,
     pub deltas: u64,
     pub delta_pages: u64,
@@ -51,7 +52,9 @@ impl Recording {
     fn collect(&mut self, moment: u64, flush: bool) -> (Vec<Chunk>, Vec<(Noted, Output)>) {
         let due = self.flush_due_ns().is_some_and(|due| monotonic_ns() >= due);
         let full = self.recorder.pending_bytes() >= GATHER_BYTES;
-        let awaited = self.outputs.iter().any(|(_, output)| output.is_gated());
+        // Nobody acknowledges a file: no output waits for it.
+        let awaited =
+            self.kind == JoinKind::Pair && self.outputs.iter().any(|(_, output)| output.is_gated());
         let chunks = if flush || due || full || awaited {
             self.gathering_since_ns = None;
             self.recorder.cut(moment)
@@ -72,12 +75,12 @@ impl Engine {
         self.settle()?;
         self.emit(true)?;
         let digest_mode = match kind {
-            JoinKind::File => DigestMode::EveryMoment,
+            JoinKind::File => DigestMode::Registers,
             JoinKind::Pair => DigestMode::EveryChunk,
         };
         let moment = self.machine.moment();
-        self.inside_interval = false;
         self.mode = Mode::Recording(Box::new(Recording {
+            kind,
             recorder: Recorder::new(moment, digest_mode),
             deltas: 0,
             delta_pages: 0,
@@ -103,7 +106,6 @@ impl Engine {
         self.emit(true)?;
         if matches!(self.mode, Mode::Recording(_)) {
             self.mode = Mode::Live;
-            self.inside_interval = false;
             self.machine.vm.track_dirty(false)?;
             self.apply_pace();
         }
@@ -115,14 +117,13 @@ impl Engine {
         if !matches!(self.mode, Mode::Recording(_)) {
             return Ok(());
         }
-        if self.inside_interval {
+        if self.machine.inside_interval() {
             self.end_interval()?;
         }
-        let devices = self.machine.state().digest()?;
         let memory = memory_digest(&self.machine.memory)?;
+        self.record_state(Some(memory))?;
         let moment = self.machine.moment();
         if let Mode::Recording(recording) = &mut self.mode {
-            recording.recorder.state_digest(moment, devices, Some(memory));
             recording.recorder.end(moment, reason);
         }
         self.emit(true)
@@ -146,7 +147,7 @@ impl Engine {
     /// The kick may have come before the guest was entered: what the last exit asked for is then
     /// still to be completed, and that may be an exit of its own.
     pub(super) fn end_interval(&mut self) -> Result<(), Error> {
-        match self.machine.vcpu.settle()? {
+        match self.machine.settle_inside()? {
             Some(exit) => self.natural_exit(&exit),
             None => self.take_delta(),
         }
@@ -158,7 +159,6 @@ impl Engine {
         let frames = self.machine.vm.take_dirty()?;
         self.record_pages(&frames)?;
         self.record_delta(None)?;
-        self.inside_interval = false;
         let pages = frames.len() as u64;
         if let Mode::Recording(recording) = &mut self.mode {
             recording.deltas += 1;
@@ -174,7 +174,7 @@ impl Engine {
     fn record_delta(&mut self, machine: Option<Vec<u8>>) -> Result<(), Error> {
         let vcpu = self.machine.save_vcpu()?;
         let vcpu = postcard::to_stdvec(&vcpu).map_err(|error| Error::State(error.to_string()))?;
-        self.machine.moment += 1;
+        self.machine.end_interval_here();
         let moment = self.machine.moment();
         if let Mode::Recording(recording) = &mut self.mode {
             recording.recorder.delta(moment, vcpu, machine)?;
@@ -205,6 +205,7 @@ impl Engine {
         let Mode::Recording(recording) = &mut self.mode else { return Ok(()) };
         let registers = self.machine.vcpu.registers()?;
         recording.recorder.register_digest(moment, registers.digest());
+        recording.recorder.registers(moment, &registers.values());
         if recording.gathering_since_ns.is_none() {
             recording.gathering_since_ns = Some(monotonic_ns());
         }
@@ -253,12 +254,25 @@ impl Engine {
     fn digest_state_when_due(&mut self) -> Result<(), Error> {
         let moment = self.machine.moment();
         let Mode::Recording(recording) = &mut self.mode else { return Ok(()) };
-        if moment < recording.state_digest_due || self.inside_interval {
+        if moment < recording.state_digest_due || self.machine.inside_interval() {
             return Ok(());
         }
         recording.state_digest_due = moment.saturating_add(recording.digest_every);
-        let devices = self.machine.state().digest()?;
-        recording.recorder.state_digest(moment, devices, None);
+        self.record_state(None)
+    }
+
+    /// Logs what the other side compares its devices with: in a file all of their state, so that
+    /// a difference can be shown, else a digest.
+    fn record_state(&mut self, memory: Option<u64>) -> Result<(), Error> {
+        let moment = self.machine.moment();
+        let state = self.machine.state();
+        let Mode::Recording(recording) = &mut self.mode else { return Ok(()) };
+        if recording.kind == JoinKind::File {
+            recording.recorder.devices(moment, state.encode()?)?;
+        }
+        if recording.kind == JoinKind::Pair || memory.is_some() {
+            recording.recorder.state_digest(moment, state.digest()?, memory);
+        }
         Ok(())
     }
 

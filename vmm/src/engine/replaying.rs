@@ -5,8 +5,10 @@
 
 use ft::recorder::Noted;
 use ft::{Batch, Divergence, Input, Page, Replay, Start, Step};
-use hypervisor::{Exit, VcpuState};
+use hypervisor::{Exit, Registers, VcpuState};
+use xxhash_rust::xxh3::xxh3_64;
 
+use super::divergence::{devices_text, registers_text};
 use super::messages::{DivergenceReport, Ended, Message, NOT_LOGGED, Report};
 use super::{Engine, LiveClock, Mode};
 use crate::error::Error;
@@ -20,8 +22,21 @@ pub(super) struct Replaying {
     /// The last time the log told, ns.
     now_ns: u64,
     /// The first thing that differed.
-    difference: Option<Divergence>,
+    difference: Option<Difference>,
     draining: bool,
+}
+
+/// The first thing that differed between log and replay.
+struct Difference {
+    divergence: Divergence,
+    /// More about it for people, in whole lines.
+    details: String,
+}
+
+impl From<Divergence> for Difference {
+    fn from(divergence: Divergence) -> Self {
+        Self { divergence, details: String::new() }
+    }
 }
 
 impl Replaying {
@@ -47,8 +62,8 @@ impl Replaying {
         self.now_ns
     }
 
-    fn differs(&mut self, divergence: Divergence) {
-        self.difference.get_or_insert(divergence);
+    fn differs(&mut self, difference: impl Into<Difference>) {
+        self.difference.get_or_insert_with(|| difference.into());
     }
 }
 
@@ -86,8 +101,10 @@ impl Engine {
             }
             Step::Delta { moment, vcpu, machine, pages } => {
                 self.apply_delta(&vcpu, machine.as_deref(), &pages)?;
+                // The first one of a log says where that log begins.
                 self.machine.moment = moment;
             }
+            Step::Devices { state } => self.compare_devices(&state)?,
             Step::StateDigest { devices, memory } => self.compare_state(devices, memory)?,
             Step::Released { output } => self.reports.send(Report::Released { output }),
             Step::ChunkEnd { number, outputs } => {
@@ -155,16 +172,14 @@ impl Engine {
         if !runnable {
             return self.differs_halted();
         }
-        let exit =
-            if self.inside_interval { self.machine.resume()? } else { self.machine.run()? };
-        self.inside_interval = exit == Exit::Interrupted;
-        if self.inside_interval {
+        let exit = self.machine.run()?;
+        if exit == Exit::Interrupted {
             return Ok(());
         }
-        self.machine.moment += 1;
         let moment = self.machine.moment();
         let registers = self.machine.vcpu.registers()?;
         replaying.replay.register_digest(moment, registers.digest());
+        replaying.replay.registers(moment, &registers.values());
         let (machine, mut time) = self.machine_and_time();
         // A reset comes with the log as a delta, a power-off as the log's end.
         let _ = machine.handle(&exit, &mut time)?;
@@ -193,16 +208,17 @@ impl Engine {
         machine: Option<&[u8]>,
         pages: &std::collections::BTreeMap<u64, Page>,
     ) -> Result<(), Error> {
-        write_pages(&self.machine.memory, pages.iter().map(|(frame, page)| (*frame, page)))?;
-        match machine {
-            Some(machine) => self.machine.restore_models(MachineState::decode(machine)?)?,
-            // The other side began the interval, and what it decided then is in no delta.
-            None if self.machine.runnable() => self.machine.begin_interval()?,
-            None => return self.differs_halted(),
-        }
         let vcpu: VcpuState =
             postcard::from_bytes(vcpu).map_err(|error| Error::State(error.to_string()))?;
-        self.machine.restore_vcpu(&vcpu)?;
+        if machine.is_none() && !self.machine.runnable() {
+            return self.differs_halted();
+        }
+        self.machine.skip_interval(&vcpu)?;
+        if let Some(machine) = machine {
+            self.machine.restore_models(MachineState::decode(machine)?)?;
+        }
+        // After the vCPU: replacing it completes its last access, which may write to memory.
+        write_pages(&self.machine.memory, pages.iter().map(|(frame, page)| (*frame, page)))?;
         if let Mode::Replaying(replaying) = &mut self.mode {
             replaying.deltas += 1;
             replaying.delta_pages += pages.len() as u64;
@@ -220,8 +236,23 @@ impl Engine {
         };
         let checked = Replay::check_state(moment, (devices, memory), (state.digest()?, mine));
         if let (Err(divergence), Mode::Replaying(replaying)) = (checked, &mut self.mode) {
-            log::error!("replayed devices at moment {moment}: {state:#?}");
             replaying.differs(divergence);
+        }
+        Ok(())
+    }
+
+    fn compare_devices(&mut self, recorded: &[u8]) -> Result<(), Error> {
+        let state = self.machine.state();
+        let Mode::Replaying(replaying) = &mut self.mode else { return Ok(()) };
+        let replayed = state.encode()?;
+        if replayed != recorded {
+            let divergence = Divergence::Devices {
+                moment: self.machine.moment(),
+                recorded: xxh3_64(recorded),
+                replayed: xxh3_64(&replayed),
+            };
+            let details = devices_text(recorded, &state)?;
+            replaying.differs(Difference { divergence, details });
         }
         Ok(())
     }
@@ -246,20 +277,35 @@ impl Engine {
     /// A divergence ends a replay: nothing that follows could be trusted.
     fn report_difference(&mut self) {
         let Mode::Replaying(replaying) = &mut self.mode else { return };
-        let Some(divergence) = replaying.difference.take() else { return };
+        let Some(difference) = replaying.difference.take() else { return };
         let moment = self.machine.moment();
-        let instruction = self.machine.instruction_text();
-        let registers = self.machine.vcpu.registers().map(|registers| registers.to_string());
-        let text = format!(
-            "at moment {moment}: {divergence}\nguest instruction: {instruction}\nreplayed registers:\n{}",
-            registers.unwrap_or_else(|error| error.to_string())
-        );
+        let text = self.report_text(moment, &difference);
         self.reports.send(Report::Diverged(DivergenceReport {
             moment,
-            divergence,
+            divergence: difference.divergence,
             text: text.clone(),
         }));
         self.ended = Some(Ended::Failed(text));
+    }
+
+    fn report_text(&self, moment: u64, difference: &Difference) -> String {
+        let Difference { divergence, details } = difference;
+        let mut text = format!("at moment {moment}: {divergence}\n{details}");
+        let instruction = |rip: u64| format!("{rip:#x}: {}", self.machine.instruction_text(rip));
+        if let Divergence::RegisterValues { recorded, replayed, .. } = divergence {
+            for (which, values) in [("recorded", recorded), ("replayed", replayed)] {
+                let rip = Registers::from_values(values).rip;
+                text += &format!("{which} guest instruction {}\n", instruction(rip));
+            }
+            return text + &registers_text(recorded, replayed);
+        }
+        match self.machine.vcpu.registers() {
+            Ok(registers) => {
+                text += &format!("guest instruction {}\n", instruction(registers.rip));
+                text + &format!("registers of the replay:\n{registers}")
+            }
+            Err(error) => text + &error.to_string(),
+        }
     }
 
     /// From now on the world is this machine's. Requests that were open are asked for again.

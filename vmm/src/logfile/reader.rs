@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use ft::{Chunk, Frame, FrameReader, Kind, Prologue};
+use ft::{Chunk, Decoder, Frame, FrameReader, Kind, Prologue, Record};
 
 use crate::error::Error;
 
@@ -13,11 +13,20 @@ const READ_BYTES: usize = 1 << 20;
 
 /// A log file that is being read.
 pub struct LogReader {
-    path: PathBuf,
-    file: File,
-    frames: FrameReader,
+    file: FrameFile,
     prologue: Prologue,
-    at_end: bool,
+    prologue_bytes: u64,
+}
+
+/// One record of a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// When it takes effect.
+    pub moment: u64,
+    /// What it is.
+    pub record: Record,
+    /// Bytes that it takes in the log.
+    pub bytes: usize,
 }
 
 impl LogReader {
@@ -26,28 +35,26 @@ impl LogReader {
     /// # Errors
     /// The file cannot be read or is no log.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let mut file = File::open(path).map_err(|source| Error::File {
-            what: "The log cannot be opened:",
-            path: path.to_owned(),
-            source,
-        })?;
-        let mut frames = FrameReader::new();
-        let mut at_end = false;
-        let first = next(path, &mut file, &mut frames, &mut at_end)?;
-        let broken = |reason: String| Error::Log { path: path.to_owned(), reason };
-        let prologue = match first {
+        let mut file = FrameFile::open(path)?;
+        let prologue = match file.next()? {
             Some(Frame { kind: Kind::Prologue, body, .. }) => {
-                Prologue::from_body(&body).map_err(|error| broken(error.to_string()))?
+                Prologue::from_body(&body).map_err(|error| file.broken(&error))?
             }
-            Some(_) => return Err(broken("it does not begin with a prologue".into())),
-            None => return Err(broken("it is empty or ends inside its first frame".into())),
+            Some(_) => return Err(file.broken(&"it does not begin with a prologue")),
+            None => return Err(file.broken(&"it is empty or ends inside its first frame")),
         };
-        Ok(Self { path: path.to_owned(), file, frames, prologue, at_end })
+        let prologue_bytes = file.whole_bytes();
+        Ok(Self { file, prologue, prologue_bytes })
     }
 
     /// What the log says about itself.
     pub fn prologue(&self) -> &Prologue {
         &self.prologue
+    }
+
+    /// Bytes that the prologue takes.
+    pub fn prologue_bytes(&self) -> u64 {
+        self.prologue_bytes
     }
 
     /// The next chunk, or `None` at the end. A file that was cut inside a frame, as by a full disk
@@ -56,8 +63,7 @@ impl LogReader {
     /// # Errors
     /// The file cannot be read, or what it holds is damaged.
     pub fn next_chunk(&mut self) -> Result<Option<Chunk>, Error> {
-        let frame = next(&self.path, &mut self.file, &mut self.frames, &mut self.at_end)?;
-        match frame {
+        match self.file.next()? {
             None => Ok(None),
             Some(Frame { kind: Kind::Append, moment, body, .. }) => {
                 Chunk::from_body(moment, &body).map(Some).map_err(|error| self.broken(&error))
@@ -69,38 +75,89 @@ impl LogReader {
         }
     }
 
+    /// The records of a chunk, in order.
+    ///
+    /// # Errors
+    /// The chunk is damaged.
+    pub fn entries(&self, chunk: &Chunk) -> Result<Vec<Entry>, Error> {
+        let mut decoder = Decoder::new(chunk.start_moment, &chunk.records);
+        let mut left = decoder.remaining();
+        let mut entries = Vec::new();
+        while let Some((moment, record)) =
+            decoder.next_record().map_err(|error| self.broken(&error))?
+        {
+            let bytes = left - decoder.remaining();
+            left = decoder.remaining();
+            entries.push(Entry { moment, record, bytes });
+        }
+        Ok(entries)
+    }
+
+    /// Bytes of the frames read so far.
+    pub fn whole_bytes(&self) -> u64 {
+        self.file.whole_bytes()
+    }
+
     /// Bytes behind the last whole frame: more than 0 once the end is reached if the file was cut.
-    pub fn torn_bytes(&self) -> usize {
-        self.frames.partial_bytes()
+    pub fn torn_bytes(&self) -> u64 {
+        self.file.frames.partial_bytes() as u64
     }
 
     /// The error for something in this file that cannot be right.
     pub fn broken(&self, reason: &dyn std::fmt::Display) -> Error {
-        Error::Log { path: self.path.clone(), reason: reason.to_string() }
+        self.file.broken(reason)
     }
 }
 
-fn next(
-    path: &Path,
-    file: &mut File,
-    frames: &mut FrameReader,
-    at_end: &mut bool,
-) -> Result<Option<Frame>, Error> {
-    let mut bytes = Vec::new();
-    loop {
-        let frame = frames
-            .next_frame()
-            .map_err(|error| Error::Log { path: path.to_owned(), reason: error.to_string() })?;
-        if frame.is_some() || *at_end {
-            return Ok(frame);
-        }
-        bytes.resize(READ_BYTES, 0);
-        let count = file.read(&mut bytes).map_err(|source| Error::File {
-            what: "The log cannot be read:",
+/// The frames of a file.
+struct FrameFile {
+    path: PathBuf,
+    file: File,
+    frames: FrameReader,
+    /// Bytes read from the file.
+    read_bytes: u64,
+    at_end: bool,
+}
+
+impl FrameFile {
+    fn open(path: &Path) -> Result<Self, Error> {
+        let file = File::open(path).map_err(|source| Error::File {
+            what: "The log cannot be opened:",
             path: path.to_owned(),
             source,
         })?;
-        *at_end = count == 0;
-        frames.push(&bytes[..count]);
+        let frames = FrameReader::new();
+        Ok(Self { path: path.to_owned(), file, frames, read_bytes: 0, at_end: false })
+    }
+
+    fn next(&mut self) -> Result<Option<Frame>, Error> {
+        let mut bytes = Vec::new();
+        loop {
+            let at = self.whole_bytes();
+            let frame = self.frames.next_frame().map_err(|error| match at {
+                0 => self.broken(&error),
+                _ => self.broken(&format_args!("{error} (at byte {at} of the file)")),
+            })?;
+            if frame.is_some() || self.at_end {
+                return Ok(frame);
+            }
+            bytes.resize(READ_BYTES, 0);
+            let count = self.file.read(&mut bytes).map_err(|source| Error::File {
+                what: "The log cannot be read:",
+                path: self.path.clone(),
+                source,
+            })?;
+            self.at_end = count == 0;
+            self.read_bytes += count as u64;
+            self.frames.push(&bytes[..count]);
+        }
+    }
+
+    fn whole_bytes(&self) -> u64 {
+        self.read_bytes - self.frames.partial_bytes() as u64
+    }
+
+    fn broken(&self, reason: &dyn std::fmt::Display) -> Error {
+        Error::Log { path: self.path.clone(), reason: reason.to_string() }
     }
 }

@@ -37,6 +37,9 @@ pub struct Machine {
     pub(crate) moment: u64,
     /// The guest executed HLT and no interrupt has ended that yet.
     pub(crate) halted: bool,
+    /// The interval after the current moment has begun: whether an interrupt is injected in it is
+    /// decided, and not to be decided again when a kick had the guest leave on the way.
+    inside_interval: bool,
     /// Outputs produced since the last [`Machine::take_outputs`].
     outputs: Vec<Output>,
     /// Scratch space for device effects, kept to spare allocations.
@@ -66,6 +69,7 @@ impl Machine {
             virtio,
             moment: 0,
             halted: false,
+            inside_interval: false,
             outputs: Vec::new(),
             effects: Vec::new(),
         })
@@ -83,6 +87,7 @@ impl Machine {
             self.with_device(index, |device, _, effects| device.power_cycle(effects));
         }
         self.halted = false;
+        self.inside_interval = false;
     }
 
     /// Machine time of the next timer that is due, in nanoseconds.
@@ -91,55 +96,91 @@ impl Machine {
     }
 
     /// Whether the guest can go on: it is not halted, or an interrupt ends the halt.
-    pub fn runnable(&mut self) -> bool {
-        if self.halted && self.platform.pending_interrupt() {
-            self.halted = false;
-        }
-        !self.halted
+    pub fn runnable(&self) -> bool {
+        !self.halted || self.platform.pending_interrupt()
     }
 
-    /// Runs the guest until its next exit.
+    /// Whether the interval after the current moment has begun. Nothing may be applied to the
+    /// machine, and no digest of it taken, before it ends.
+    pub fn inside_interval(&self) -> bool {
+        self.inside_interval
+    }
+
+    /// Runs the guest until its next exit. An exit that is a moment is counted as one.
+    ///
+    /// Inside an interval that a kick interrupted, what was decided at its beginning stands: an
+    /// interrupt injected here would come at a point that no log names. A window that was asked for
+    /// and has opened meanwhile exits at once.
     ///
     /// # Errors
     /// KVM failed to run the vCPU.
     pub fn run(&mut self) -> Result<Exit, Error> {
-        self.begin_interval()?;
-        self.resume()
+        if !self.inside_interval {
+            self.begin_interval()?;
+        }
+        let exit = self.vcpu.run()?;
+        self.copy_task_priority();
+        if exit != Exit::Interrupted {
+            self.end_interval();
+        }
+        Ok(exit)
     }
 
-    /// Decides, at the beginning of an interval, on interrupt injection: the only place that does,
-    /// from state that is itself deterministic. It changes the interrupt controllers, so a replay
-    /// decides even where a delta spares it the run.
-    ///
-    /// # Errors
-    /// KVM refused the interrupt.
-    pub fn begin_interval(&mut self) -> Result<(), Error> {
+    /// Begins an interval: decides on interrupt injection, from state that is itself deterministic.
+    fn begin_interval(&mut self) -> Result<(), Error> {
         self.vcpu.set_tpr(self.platform.tpr() >> 4);
-        let mut window = false;
-        if self.platform.pending_interrupt() {
-            if self.vcpu.can_inject() {
-                if let Some(vector) = self.platform.acknowledge() {
-                    self.vcpu.inject(vector)?;
-                }
-                window = self.platform.pending_interrupt();
-            } else {
-                window = true;
-            }
+        if let Some(vector) = self.decide_injection() {
+            self.vcpu.inject(vector)?;
         }
-        self.vcpu.request_window(window);
+        self.vcpu.request_window(self.platform.pending_interrupt());
         Ok(())
     }
 
-    /// Runs the guest on, inside an interval that a kick interrupted. What was decided at the
-    /// interval's beginning stands: an interrupt injected here would come at a point that no log
-    /// names. A window that was asked for and has opened meanwhile exits at once.
+    /// What the beginning of an interval changes in the models, and the vector that the vCPU is to
+    /// be given. The only place that decides on injection.
+    fn decide_injection(&mut self) -> Option<u8> {
+        self.inside_interval = true;
+        self.halted = false;
+        let possible = self.platform.pending_interrupt() && self.vcpu.can_inject();
+        possible.then(|| self.platform.acknowledge()).flatten()
+    }
+
+    fn end_interval(&mut self) {
+        self.inside_interval = false;
+        self.moment += 1;
+    }
+
+    /// Completes what the guest waits for where a kick found it inside an interval. An exit that
+    /// comes of that ends the interval; without one, the vCPU's state may be read.
     ///
     /// # Errors
     /// KVM failed to run the vCPU.
-    pub fn resume(&mut self) -> Result<Exit, Error> {
-        let exit = self.vcpu.run()?;
-        self.copy_task_priority();
+    pub fn settle_inside(&mut self) -> Result<Option<Exit>, Error> {
+        let exit = self.vcpu.settle()?;
+        if exit.is_some() {
+            self.end_interval();
+        }
         Ok(exit)
+    }
+
+    /// Ends an interval, begun or not, where the guest is now: its state there is known to whoever
+    /// follows, who never runs that interval.
+    pub fn end_interval_here(&mut self) {
+        self.vcpu.forget_past();
+        self.end_interval();
+    }
+
+    /// Takes over the state at the end of an interval that is not run here: what beginning it would
+    /// have changed in the models, then the vCPU.
+    ///
+    /// # Errors
+    /// KVM refused a part of the state.
+    pub fn skip_interval(&mut self, end: &VcpuState) -> Result<(), Error> {
+        // The vCPU gets no vector: if it was given one, that is part of its state.
+        let _ = self.decide_injection();
+        self.restore_vcpu(end)?;
+        self.end_interval();
+        Ok(())
     }
 
     /// CR8 and the APIC's task priority register are two names for one thing.
@@ -150,9 +191,10 @@ impl Machine {
         }
     }
 
-    /// The guest's next instruction, for reports.
-    pub fn instruction_text(&self) -> String {
-        match self.vcpu.instruction_bytes(&self.memory) {
+    /// The instruction that the guest has at an instruction pointer, for reports.
+    pub fn instruction_text(&self, rip: u64) -> String {
+        match self.vcpu.instruction_bytes_at(rip, &self.memory) {
+            Ok(bytes) if bytes.is_empty() => "no memory there".to_owned(),
             Ok(bytes) => instruction::text(&bytes),
             Err(error) => format!("cannot be read: {error}"),
         }
@@ -176,9 +218,10 @@ impl Machine {
     /// KVM failed, or the guest stopped in a way that cannot be handled.
     pub fn settle(&mut self, clock: &mut dyn Clock) -> Result<(), Error> {
         while let Some(exit) = self.vcpu.settle()? {
-            self.moment += 1;
+            self.end_interval();
             self.handle(&exit, clock)?;
         }
+        self.inside_interval = false;
         Ok(())
     }
 

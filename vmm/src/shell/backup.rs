@@ -16,7 +16,7 @@ use serde_json::json;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::logged::described;
-use super::primary::{arbiter_directory, ask_arbiter, now_ms};
+use super::primary_side::{arbiter_directory, ask_arbiter, now_ms};
 use super::protection::Protection;
 use super::vm::Running;
 use super::world::disk_capacities;
@@ -429,7 +429,10 @@ impl Shell {
     }
 
     pub(super) fn on_drained(&mut self) -> Result<(), Error> {
-        let Some(side) = self.backup_side() else { return Ok(()) };
+        let Some(side) = self.backup_side() else {
+            self.on_replay_drained();
+            return Ok(());
+        };
         let actions = side.backup.drained(now_ms());
         self.act_backup(actions)
     }

@@ -2,7 +2,9 @@
 //!
 //! Owns what the shell does with chunks and outputs in both cases.
 
+use std::io::{IsTerminal, stderr};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use ft::recorder::Noted;
 use ft::{
@@ -21,10 +23,12 @@ use crate::config::{ConsoleConfig, ConsoleMode, FtConfig, VmConfig, apply_overri
 use crate::engine::{JoinKind, Message};
 use crate::error::Error;
 use crate::identity::{build_id, random_id};
-use crate::logfile::{LogReader, LogWriter};
+use crate::logfile::{LogReader, LogWriter, end_text, seconds};
 
 /// Chunks of a log file handed to the engine ahead of what it has executed.
 const CHUNKS_AHEAD: u64 = 16;
+/// How often people who watch a replay are told how far it is.
+const SHOW_EVERY: Duration = Duration::from_secs(1);
 
 /// A log file that is followed.
 pub(super) struct ReplayedLog {
@@ -33,9 +37,54 @@ pub(super) struct ReplayedLog {
     /// Chunks handed to the engine.
     sent: u64,
     executed: u64,
-    moment: u64,
-    outputs: Trail,
     at_end: bool,
+    progress: Progress,
+}
+
+/// How far a replay is.
+struct Progress {
+    begun: Instant,
+    shown: Instant,
+    /// Bytes of the file, for a share of it.
+    file_bytes: u64,
+    moment: u64,
+    /// Machine time at the first and at the last chunk, ns.
+    times_ns: Option<(u64, u64)>,
+    outputs: Trail,
+}
+
+impl Progress {
+    fn new(file_bytes: u64) -> Self {
+        let now = Instant::now();
+        Self {
+            begun: now,
+            shown: now,
+            file_bytes,
+            moment: 0,
+            times_ns: None,
+            outputs: Trail::default(),
+        }
+    }
+
+    /// Notes where the replay is; tells people who watch.
+    fn advance(&mut self, moment: u64, now_ns: u64, outputs: Trail, read_bytes: u64) {
+        self.moment = moment;
+        self.outputs = outputs;
+        if now_ns > 0 {
+            let first = self.times_ns.map_or(now_ns, |(first, _)| first);
+            self.times_ns = Some((first, now_ns));
+        }
+        if self.shown.elapsed() >= SHOW_EVERY && stderr().is_terminal() {
+            self.shown = Instant::now();
+            let percent = read_bytes * 100 / self.file_bytes.max(1);
+            let time = seconds(self.machine_ns());
+            eprint!("\rreplay: moment {moment}, {time} of machine time, {percent} % of the log ");
+        }
+    }
+
+    fn machine_ns(&self) -> u64 {
+        self.times_ns.map_or(0, |(first, last)| last.saturating_sub(first))
+    }
 }
 
 /// What a log of this VM says about itself.
@@ -86,7 +135,7 @@ impl Shell {
             return Err(Error::Refused("there is no VM to record".into()));
         };
         let settings = Settings::default();
-        let prologue = prologue(config, &running.cpuid, DigestMode::EveryMoment, settings)?;
+        let prologue = prologue(config, &running.cpuid, DigestMode::Registers, settings)?;
         self.protection = Protection::Recording(LogWriter::create(path, &prologue)?);
         self.send(Message::Record(JoinKind::File, ft.digest_every));
         self.statistics.happened(format!("Recording into {}", path.display()));
@@ -134,9 +183,8 @@ impl Shell {
             serial: Console::open(&serial)?,
             sent: 0,
             executed: 0,
-            moment: 0,
-            outputs: Trail::default(),
             at_end: false,
+            progress: Progress::new(std::fs::metadata(path).map_or(0, |file| file.len())),
         }));
         self.feed_replay()
     }
@@ -154,41 +202,58 @@ impl Shell {
                     let batch = chunk.decode().map_err(|error| log.reader.broken(&error))?;
                     running.engine.send(Message::Log(batch));
                 }
-                None => log.at_end = true,
+                None => {
+                    log.at_end = true;
+                    running.engine.send(Message::Drain);
+                }
             }
-        }
-        if log.at_end && log.executed == log.sent {
-            let text = format!(
-                "the log ends without an end, as after a crash or on a full disk ({} bytes of an \
-                 unfinished frame); up to moment {} the replay was equal",
-                log.reader.torn_bytes(),
-                log.moment
-            );
-            self.outcome = Some(Outcome::Badly(text));
         }
         Ok(())
     }
 
-    pub(super) fn on_replayed(&mut self, moment: u64, outputs: Trail) -> Result<(), Error> {
+    /// Everything in the file was replayed. A log that ends on purpose has said so before.
+    pub(super) fn on_replay_drained(&mut self) {
+        let Protection::Replaying(log) = &self.protection else { return };
+        let text = format!(
+            "the log ends without an end, as after a crash or on a full disk ({} bytes of an \
+             unfinished frame); up to moment {} the replay was equal",
+            log.reader.torn_bytes(),
+            log.progress.moment
+        );
+        self.outcome.get_or_insert(Outcome::Badly(text));
+    }
+
+    pub(super) fn on_replayed(
+        &mut self,
+        moment: u64,
+        now_ns: u64,
+        outputs: Trail,
+    ) -> Result<(), Error> {
         if let Protection::Replaying(log) = &mut self.protection {
             log.executed += 1;
-            log.moment = moment;
-            log.outputs = outputs;
+            log.progress.advance(moment, now_ns, outputs, log.reader.whole_bytes());
         }
         self.feed_replay()
     }
 
     pub(super) fn on_replay_end(&mut self, reason: EndReason) {
         let Protection::Replaying(log) = &mut self.protection else { return };
-        let bytes = log.reader.prologue().machine.len();
-        debug_assert!(bytes > 0);
+        let Progress { begun, moment, outputs, .. } = log.progress;
+        let took_ms = begun.elapsed().as_millis();
         println!(
-            "replayed to moment {} ({reason:?}): registers equal at every moment, {} outputs, \
-             device state and memory equal; {} deltas with {} pages",
-            self.statistics.moment,
-            log.outputs.count,
+            "replayed up to moment {moment}, where {}: every comparison was equal",
+            end_text(reason)
+        );
+        println!(
+            "{} of machine time replayed in {}.{:03} s; {} bytes of log; {} deltas with {} pages; \
+             {} outputs",
+            seconds(log.progress.machine_ns()),
+            took_ms / 1000,
+            took_ms % 1000,
+            log.reader.whole_bytes(),
             self.statistics.deltas,
             self.statistics.delta_pages,
+            outputs.count,
         );
         self.outcome = Some(Outcome::Well);
     }

@@ -46,7 +46,7 @@ impl Shell {
                 self.statistics.moment = moment;
                 self.statistics.replayed_ns = now_ns;
                 match &self.protection {
-                    Protection::Replaying(_) => self.on_replayed(moment, outputs)?,
+                    Protection::Replaying(_) => self.on_replayed(moment, now_ns, outputs)?,
                     Protection::Backup(_) => self.on_executed(number, outputs)?,
                     Protection::None | Protection::Recording(_) | Protection::Primary(_) => {}
                 }
@@ -114,7 +114,7 @@ impl Shell {
 
     fn on_divergence(&mut self, divergence: &DivergenceReport) {
         self.statistics.divergences += 1;
-        self.statistics.happened(format!("The replay diverged {}", divergence.text));
+        self.statistics.happened(format!("The replay diverged at moment {}", divergence.moment));
         self.events.report("ft", "diverged", &json!({ "moment": divergence.moment }));
         self.on_diverged(divergence);
     }
@@ -128,7 +128,8 @@ impl Shell {
             Ended::Stopped => return,
             Ended::Failed(why) => Outcome::Badly(why.clone()),
         };
-        if let Outcome::Badly(why) = &outcome {
+        // A divergence has been told already, in full.
+        if let (Outcome::Badly(why), None) = (&outcome, &self.outcome) {
             log::error!("the VM ended: {why}");
             self.statistics.happened(format!("The VM ended: {why}"));
         }
@@ -138,7 +139,7 @@ impl Shell {
         self.leave_protection();
         self.end_vm();
         if !self.invocation.no_shutdown {
-            self.outcome = Some(outcome);
+            self.outcome.get_or_insert(outcome);
         }
     }
 
