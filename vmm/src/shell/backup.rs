@@ -16,7 +16,7 @@ use serde_json::json;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::logged::described;
-use super::primary::{arbiter_directory, ask_arbiter, now_ms};
+use super::primary_side::{arbiter_directory, ask_arbiter, now_ms};
 use super::protection::Protection;
 use super::vm::Running;
 use super::world::disk_capacities;

@@ -8,12 +8,14 @@
 mod backup;
 mod console;
 mod events;
+mod farewell;
 mod info;
 mod lifecycle;
 mod logged;
 mod ordering;
 mod poller;
 mod primary;
+mod primary_side;
 mod protection;
 mod reports;
 mod signals;

@@ -5,7 +5,7 @@
 
 use super::backup::BackupSide;
 use super::logged::ReplayedLog;
-use super::primary::PrimarySide;
+use super::primary_side::PrimarySide;
 use super::{Awaits, Outcome, Poller, Shell, Source};
 use crate::api::ApiError;
 use crate::config::{FtConfig, FtMode};
