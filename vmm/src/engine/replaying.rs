@@ -314,8 +314,6 @@ impl Engine {
         let now_ns = replaying.replay.take_over();
         self.clock = LiveClock::stopped_at(now_ns);
         self.mode = Mode::Live;
-        // An interval that was being replayed is this machine's own from here on.
-        self.inside_interval = false;
         self.apply_pace();
         self.clock.start();
         let outputs: Vec<_> =
