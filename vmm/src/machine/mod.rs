@@ -3,7 +3,7 @@
 //! Owns the order in which things happen to the guest: an exit is handled, inputs are applied, an
 //! interrupt is perhaps injected, the guest runs on. Nothing here reads a clock, a file, a socket
 //! or randomness: time comes from the [`Clock`] that the caller passes, everything else through
-//! [`Machine::apply`]. Does not own: threads, queues, where inputs come from (`crate::runner`) or
+//! [`Machine::apply`]. Does not own: threads, queues, where inputs come from (`crate::engine`) or
 //! what becomes of outputs (`crate::shell`).
 
 mod bus;

@@ -331,10 +331,16 @@ impl Shell {
     }
 
     fn build_follower(&mut self, prologue: &Prologue) -> Result<(), Error> {
-        let (config, cpuid) = described(prologue)?;
+        let (config, cpuid, disk_sectors) = described(prologue)?;
         let config = apply_overrides(config, &self.invocation.overrides)?;
         // A disk of another size would be found out by the guest, after a takeover.
-        disk_capacities(&config)?;
+        if disk_capacities(&config)? != disk_sectors {
+            return Err(Error::Refused(
+                "the disks on the backup's host are not as large as the primary's: give the \
+                 backup --disk id=…,path=… for the storage that both hosts share"
+                    .into(),
+            ));
+        }
         let Protection::Backup(side) = &mut self.protection else { return Ok(()) };
         let arbiter = match &side.config.arbiter {
             Some(arbiter) => Some(arbiter.clone()),
@@ -364,7 +370,7 @@ impl Shell {
         side.ledger = Ledger::new();
         side.has_state = false;
         side.log_end = None;
-        let mut running = Running::follow(&config, &cpuid, &self.poller)?;
+        let mut running = Running::follow(&config, &cpuid, disk_sectors, &self.poller)?;
         let opened = running.open_world(&config);
         self.running = Some(running);
         self.config = Some(config);

@@ -139,7 +139,7 @@ impl Shell {
         };
         let Protection::Primary(side) = &mut self.protection else { return Ok(()) };
         let settings = settings(&side.config);
-        let mut prologue = prologue(config, &running.cpuid, DigestMode::EveryChunk, settings)?;
+        let mut prologue = prologue(config, running, DigestMode::EveryChunk, settings)?;
         prologue.arbiter =
             side.config.arbiter.as_ref().map_or_else(String::new, ToString::to_string);
         let channel = Channel::new(stream, Link::primary(side.primary.generation()))?;

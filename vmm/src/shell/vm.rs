@@ -36,6 +36,8 @@ pub struct Running {
     pub world: Option<World>,
     /// What the guest sees as its CPU.
     pub cpuid: Cpuid,
+    /// Sectors of each disk, in the configuration's order.
+    pub disk_sectors: Vec<u64>,
     /// Until when the disks may be written.
     pub lease: Lease,
     thread: Option<JoinHandle<()>>,
@@ -66,13 +68,13 @@ impl Running {
         let cpuid = host_cpuid(&kvm, undo)?;
         let capacities = disk_capacities(config)?;
         let rewrite_tsc = !undo.contains(&DebugUndo::TscRewrite);
-        let mut blueprint = Blueprint::new(config.clone(), capacities, rewrite_tsc);
+        let mut blueprint = Blueprint::new(config.clone(), capacities.clone(), rewrite_tsc);
         let guest = cpuid.clone();
         let build = move || {
             let machine = blueprint.build(&kvm, &guest)?;
             Ok((machine, Box::new(blueprint) as Box<dyn Rebuild>))
         };
-        let mut running = Self::start(build, cpuid, false, paused)?;
+        let mut running = Self::start(build, cpuid, capacities, false, paused)?;
         running.watch(poller)?;
         running.lease.set_until_ms(Lease::UNLIMITED_MS);
         running.open_world(config)?;
@@ -84,7 +86,12 @@ impl Running {
     ///
     /// # Errors
     /// KVM or guest RAM.
-    pub fn follow(config: &VmConfig, cpuid: &Cpuid, poller: &Poller) -> Result<Self, Error> {
+    pub fn follow(
+        config: &VmConfig,
+        cpuid: &Cpuid,
+        disk_sectors: Vec<u64>,
+        poller: &Poller,
+    ) -> Result<Self, Error> {
         let kvm = Kvm::open()?;
         hypervisor::check_cpuid(cpuid, &kvm.supported_cpuid()?)?;
         let mut blueprint = Blueprint::new(config.clone(), Vec::new(), true);
@@ -93,7 +100,7 @@ impl Running {
             let machine = blueprint.build_blank(&kvm, &guest)?;
             Ok((machine, Box::new(blueprint) as Box<dyn Rebuild>))
         };
-        let running = Self::start(build, cpuid.clone(), true, false)?;
+        let running = Self::start(build, cpuid.clone(), disk_sectors, true, false)?;
         running.watch(poller)?;
         Ok(running)
     }
@@ -101,6 +108,7 @@ impl Running {
     fn start(
         build: impl FnOnce() -> Result<(Machine, Box<dyn Rebuild>), Error> + Send + 'static,
         cpuid: Cpuid,
+        disk_sectors: Vec<u64>,
         replay: bool,
         paused: bool,
     ) -> Result<Self, Error> {
@@ -110,7 +118,16 @@ impl Running {
         let parts = EngineParts { clock, inbox, reports: sink, replay, paused };
         let thread = engine::spawn(build, parts)?;
         let lease = Lease::default();
-        Ok(Self { engine, reports, event, world: None, cpuid, lease, thread: Some(thread) })
+        Ok(Self {
+            engine,
+            reports,
+            event,
+            world: None,
+            cpuid,
+            disk_sectors,
+            lease,
+            thread: Some(thread),
+        })
     }
 
     /// Opens the back ends, without letting anything in or out yet.
