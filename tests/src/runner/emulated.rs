@@ -25,6 +25,8 @@ pub struct Emulation<'a> {
     pub index: usize,
     /// Memory, in MiB.
     pub memory_mib: u32,
+    /// Its CPUs.
+    pub cpus: u32,
     /// The namespace that has its tap.
     pub namespace: &'a Namespace,
     /// The folder of the run.
@@ -87,7 +89,8 @@ impl Emulation<'_> {
         let (index, tap, agent_port) = (self.index, port(self.index), agent_port.as_raw_fd());
         command
             .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
-            .args(["-M", "q35", "-accel", "tcg", "-cpu", "EPYC,+svm,+npt", "-smp", "1"])
+            .args(["-M", "q35", "-accel", "tcg", "-cpu", "EPYC,+svm,+npt"])
+            .args(["-smp", &self.cpus.to_string()])
             .args(["-m", &self.memory_mib.to_string()])
             .arg("-kernel")
             .arg(cache.vmlinux())

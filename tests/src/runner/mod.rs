@@ -89,6 +89,9 @@ pub struct Options {
     pub hosts: usize,
     /// The memory of an emulated host, in MiB.
     pub memory_mib: u32,
+    /// The CPUs of an emulated host. With more than one, only one VM may run at a time: two of them corrupt the emulated
+    /// host's kernel.
+    pub cpus: u32,
     /// How they are made.
     pub kind: Kind,
     /// Files and folders that must be visible on the hosts even if they are in `/tmp` or `/run`, of which each
@@ -99,7 +102,7 @@ pub struct Options {
 impl Options {
     /// So many hosts, made as this machine can.
     pub fn new(hosts: usize) -> Result<Self> {
-        Ok(Self { hosts, memory_mib: 2048, kind: Kind::choose()?, visible: Vec::new() })
+        Ok(Self { hosts, memory_mib: 2048, cpus: 1, kind: Kind::choose()?, visible: Vec::new() })
     }
 
     /// Makes sure that this file or folder is visible on the hosts.
@@ -182,6 +185,7 @@ fn start_virtual(
         let emulation = Emulation {
             index,
             memory_mib: options.memory_mib,
+            cpus: options.cpus,
             namespace: network.namespace(),
             run: folder.path(),
             visible: &options.visible,

@@ -11,15 +11,16 @@ use ft::{
     Assumptions, Chunk, DigestMode, EndReason, Output, Prologue, Settings, Trail,
     prologue::LogStart,
 };
-use hypervisor::Cpuid;
+use hypervisor::{Cpuid, Kvm};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::console::Console;
 use super::protection::Protection;
-use super::vm::Running;
+use super::vm::{Running, host_cpuid};
 use super::{Awaits, Outcome, Shell};
+use crate::cli::DebugUndo;
 use crate::config::{ConsoleConfig, ConsoleMode, FtConfig, VmConfig, apply_overrides};
 use crate::engine::{JoinKind, Message};
 use crate::error::Error;
@@ -184,7 +185,13 @@ impl Shell {
 
     pub(super) fn begin_replay(&mut self, path: &Path) -> Result<(), Error> {
         let reader = LogReader::open(path)?;
-        let (config, cpuid, disk_sectors) = described(reader.prologue())?;
+        let (config, mut cpuid, disk_sectors) =
+            described(reader.prologue()).map_err(|error| reader.broken(&error))?;
+        let undo = &self.invocation.debug_undo;
+        if undo.contains(&DebugUndo::ApicId) {
+            // Without the treatment a guest gets what its host has.
+            cpuid = host_cpuid(&Kvm::open()?, undo)?;
+        }
         let config = apply_overrides(config, &self.invocation.overrides)?;
         let nothing = ConsoleConfig { mode: ConsoleMode::Null, ..config.serial.clone() };
         let serial = self.invocation.overrides.serial.clone().unwrap_or(nothing);

@@ -1,0 +1,142 @@
+//! What a replay owes to single treatments: undone, it diverges, and says how. And a disk that is full under the log.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tests::runner::{Cluster, Ended, Options, Output, Order, binaries};
+use tests::vm::{SingleVm, VmOptions, VmmProcess, wait_until};
+
+const SOON: Duration = Duration::from_secs(120);
+/// Moments of a short recording: the kernel has set up its processor, its clock and its interrupts.
+const MOMENTS: u64 = 1_500;
+
+/// Records the beginning of a boot.
+fn record(cluster: &Cluster, name: &str, undo: &[&str]) -> PathBuf {
+    let log = cluster.shared_dir().join(name);
+    let mut words: Vec<String> = [
+        "--kernel",
+        &cluster.cache().vmlinux().display().to_string(),
+        "--cmdline",
+        "console=ttyS0 lpj=4000000",
+        "--memory",
+        "size=128M",
+        "--console",
+        "off",
+        "--ft",
+        &format!("record={},digest_every=200", log.display()),
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    words.extend(undo.iter().map(|word| (*word).to_owned()));
+    let mut vmm = VmmProcess::start(cluster, 0, name, &words).unwrap();
+    vmm.wait_for_socket(SOON).unwrap();
+    wait_until("the kernel's first moments", SOON, Duration::from_millis(200), || {
+        Ok((vmm.ft_info()?.moment >= MOMENTS).then_some(()))
+    })
+    .unwrap();
+    // A recording that is ended from outside is as whole as one that the guest ends.
+    vmm.signal(libc::SIGTERM).unwrap();
+    assert_eq!(vmm.wait(SOON).unwrap(), Ended::Exited(0), "{}", vmm.describe());
+    log
+}
+
+/// Replays a log; how the VMM ended and what it said.
+fn replay(cluster: &Cluster, log: &Path, undo: &[&str]) -> (Ended, String) {
+    let mut words = vec!["--ft".to_owned(), format!("replay={}", log.display())];
+    words.extend(undo.iter().map(|word| (*word).to_owned()));
+    let mut vmm = VmmProcess::start(cluster, 0, "replay", &words).unwrap();
+    let ended = vmm.wait(SOON).unwrap();
+    (ended, vmm.log())
+}
+
+/// A replay that must have found a difference; returns the moment.
+fn divergence((ended, text): &(Ended, String)) -> u64 {
+    assert_eq!(*ended, Ended::Exited(1), "{text}");
+    let (_, report) = text.split_once("the replay diverged from its log\n").expect(text);
+    println!("{report}");
+    let (moment, rest) = report.strip_prefix("at moment ").unwrap().split_once(':').unwrap();
+    assert!(rest.contains("guest instruction 0x"), "{rest}");
+    moment.parse().unwrap()
+}
+
+#[test]
+fn a_kernel_whose_rdtsc_is_left_in_diverges_and_both_states_are_shown() {
+    let cluster = Cluster::start(&Options::new(1).unwrap()).unwrap();
+    let treated = record(&cluster, "treated", &[]);
+    for number in 1..=2 {
+        let (ended, text) = replay(&cluster, &treated, &[]);
+        assert_eq!(ended, Ended::Exited(0), "{text}");
+        assert!(text.contains("every comparison was equal"), "replay {number}: {text}");
+    }
+    let log = record(&cluster, "undone", &["--debug-undo", "tsc-rewrite"]);
+    let result = replay(&cluster, &log, &[]);
+    let moment = divergence(&result);
+    assert!(moment < MOMENTS, "found late, at moment {moment}");
+    let (_, text) = &result;
+    assert!(text.contains("recorded guest instruction 0x"), "{text}");
+    assert!(text.contains("replayed guest instruction 0x"), "{text}");
+    let marked = text.lines().filter(|line| line.ends_with("<-- differs")).count();
+    assert!((1..=18).contains(&marked), "{text}");
+}
+
+/// On a host with two processors, the VMM runs on the first to record and on the second to replay: what leaf 0x8000001e
+/// (or 1, or 0xb) tells of the host's processor then differs.
+#[test]
+fn a_guest_that_sees_its_hosts_apic_id_diverges_on_another_processor() {
+    let options = Options { cpus: 2, ..Options::new(1).unwrap() };
+    let cluster = Cluster::start(&options).unwrap();
+    // Everything that the agent starts from now on inherits its processor.
+    let pin = |cpu: u32| {
+        cluster.host(0).shell(&format!("taskset -acp {cpu} $PPID")).unwrap();
+    };
+    const UNDO: &[&str] = &["--debug-undo", "apic-id"];
+    pin(0);
+    let treated = record(&cluster, "treated", &[]);
+    let undone = record(&cluster, "undone", UNDO);
+    let (ended, text) = replay(&cluster, &undone, UNDO);
+    assert_eq!(ended, Ended::Exited(0), "on the same processor all is equal: {text}");
+    pin(1);
+    let (ended, text) = replay(&cluster, &treated, &[]);
+    assert_eq!(ended, Ended::Exited(0), "the treatment makes processors equal: {text}");
+    divergence(&replay(&cluster, &undone, UNDO));
+}
+
+#[test]
+fn a_full_disk_under_the_log_ends_the_recording_and_not_the_vm() {
+    let cluster = Cluster::start(&Options::new(1).unwrap()).unwrap();
+    let host = cluster.host(0);
+    let folder = "/run/small";
+    host.shell(&format!("mkdir {folder} && mount -t tmpfs -o size=64m none {folder}")).unwrap();
+    let record = format!("record={folder}/log");
+    let options = VmOptions {
+        arguments: vec!["--ft".to_owned(), record.clone()],
+        ..VmOptions::default()
+    };
+    let mut vm = SingleVm::start(&cluster, 0, &options).unwrap();
+    assert!(vm.guest().statistics().unwrap().uptime_ms > 0, "the VM answers");
+    let events = vm.vmm().events();
+    assert!(events.iter().any(|event| event.event == "recording-failed"), "{events:?}");
+    assert_eq!(vm.vmm().ft_info().unwrap().state, "off");
+    // Its end is no success: somebody waits for a log that is not whole.
+    assert_eq!(vm.shutdown().unwrap(), Ended::Exited(1), "{}", vm.vmm().describe());
+    let text = vm.vmm().log();
+    assert!(text.contains("No space left on device"), "{text}");
+
+    let Output { ended, stdout, .. } = host.run(ft_log(&["verify", "/run/small/log"])).unwrap();
+    assert_eq!(ended, Ended::Exited(1), "{stdout}");
+    assert!(stdout.contains("the tail is torn") || stdout.contains("without an end"), "{stdout}");
+    let (ended, text) = replay(&cluster, Path::new("/run/small/log"), &[]);
+    assert_eq!(ended, Ended::Exited(1), "{text}");
+    assert!(text.contains("the log ends without an end"), "{text}");
+    assert!(text.contains("the replay was equal"), "{text}");
+
+    // Nor is a log that is there overwritten.
+    let mut vm = SingleVm::launch(&cluster, 0, &options).unwrap();
+    assert_eq!(vm.vmm().wait(SOON).unwrap(), Ended::Exited(1), "{}", vm.vmm().describe());
+    assert!(vm.vmm().log().contains("an existing one is never overwritten"));
+}
+
+fn ft_log(words: &[&str]) -> Order {
+    let tool = binaries().unwrap().join("ft-log").display().to_string();
+    Order::new([tool.as_str()].iter().chain(words).copied())
+}
