@@ -85,7 +85,8 @@ impl<'a> Act<'a> {
             place.guest_kernel
         ));
         let vm = VmOptions { memory_mib: MEMORY_MIB, ..VmOptions::default() };
-        let options = PairOptions { vm, ack: plan.ack, ..PairOptions::default() };
+        // All times are those that a user gets who chooses none.
+        let options = PairOptions { vm, ack: plan.ack, timeout_ms: None, ..PairOptions::default() };
         let pair = waiting(timeline, "the VM boots", || Pair::start_unprotected(cluster, options))?;
         let boot_id = pair.guest().statistics()?.boot_id;
         Ok(Self {

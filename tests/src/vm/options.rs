@@ -131,7 +131,8 @@ pub struct PairOptions {
     pub arbiter: Arbiter,
     /// The port on which backups listen.
     pub port: u16,
-    /// Silence that counts as loss, in ms; the VMM's own default if not given.
+    /// Silence that counts as loss, in ms; the VMM's own default if not given. Here it is longer unless chosen: on a busy
+    /// machine an emulated host may be silent for a second, and a killed process is noticed at once by its closed channel.
     pub timeout_ms: Option<u64>,
     /// More fields for `--ft role=primary`, as `key=value`.
     pub fields: Vec<String>,
@@ -146,7 +147,7 @@ impl Default for PairOptions {
             ack: Acknowledgement::default(),
             arbiter: Arbiter::default(),
             port: 7000,
-            timeout_ms: None,
+            timeout_ms: Some(3000),
             fields: Vec::new(),
             backup_arguments: Vec::new(),
         }
