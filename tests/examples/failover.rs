@@ -9,7 +9,11 @@ fn main() -> anyhow::Result<()> {
     println!("hosts up");
     let begun = Instant::now();
     let mut pair = if std::env::var("LOOK").is_ok() {
-        let mut pair = Pair::launch(&cluster, PairOptions { timeout_ms: Some(4000), ..PairOptions::default() }, true)?;
+        let mut pair = Pair::launch(
+            &cluster,
+            PairOptions { timeout_ms: Some(4000), ..PairOptions::default() },
+            true,
+        )?;
         for _ in 0..12 {
             std::thread::sleep(Duration::from_secs(3));
             println!("{:?}", pair.ft_info()?);
