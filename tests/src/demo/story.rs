@@ -15,7 +15,7 @@ use crate::client::{History, JournalLoad, Pace, Percentiles, check};
 use crate::guest::protocol::{JOURNAL_PORT, Record};
 use crate::runner::network::CLIENT_ADDRESS;
 use crate::runner::{Cluster, interrupted};
-use crate::vm::{FtInfo, Pair, PairOptions, VmOptions, pause};
+use crate::vm::{FtInfo, Pair, PairOptions, VmOptions, pause, wait_until};
 
 /// What is left when the story is told.
 pub struct Told {
@@ -33,6 +33,10 @@ const MEMORY_MIB: u32 = 192;
 const SETTLE: Duration = Duration::from_millis(500);
 /// A survivor that has not answered by now will not.
 const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(50);
+/// A backup that keeps up is closer than this.
+const LAG_MOST_MS: u64 = 100;
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(60);
+const ASK_INTERVAL: Duration = Duration::from_millis(500);
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Tells it. `place` is where.
@@ -142,13 +146,38 @@ impl<'a> Act<'a> {
             "Protected: host B has the VM's memory and devices and follows its log. No packet leaves the VM any more \
              before host B can account for it.",
         );
+        self.catch_up()?;
+        self.times_ms.settled = now_ms(load);
+        Ok(())
+    }
+
+    /// What happened during the copy comes after it: measuring begins when the backup is as close as it is meant to be.
+    fn catch_up(&self) -> Result<()> {
+        let start = Instant::now();
+        let pair = &self.pair;
+        let lag_ms =
+            wait_until("the backup's catching up", CATCH_UP_TIMEOUT, ASK_INTERVAL, || {
+                let info = pair.ft_info()?;
+                self.timeline.progress(&format!("the backup is {} ms behind", info.lag_ms));
+                Ok((info.lag_ms < LAG_MOST_MS).then_some(info.lag_ms))
+            })?;
+        self.timeline.say(&format!(
+            "After {:.1} s the backup has caught up; its execution is {lag_ms} ms behind.",
+            start.elapsed().as_secs_f64()
+        ));
         pause(SETTLE)
     }
 
     fn kill(&mut self, load: &JournalLoad) -> Result<()> {
         let info = self.pair.ft_info()?;
         self.timeline.say(&in_words_of(&info));
+        let protected = info.state == "protected";
+        let event = info.last_event.as_ref().map(|event| event.what.clone()).unwrap_or_default();
         self.protection = Some(info);
+        if !protected {
+            return self
+                .nobody_survived(&format!("the protection was lost before the kill: {event}"));
+        }
         // Not at the same point of anything, ever.
         pause(Duration::from_micros(u64::from(rand_u16()) * 8))?;
         let before = load.acknowledged();
@@ -193,7 +222,7 @@ impl<'a> Act<'a> {
                 })
             });
             if let Some(why) = why {
-                return self.nobody_survived(load, &why);
+                return self.nobody_survived(&why);
             }
             self.timeline.progress("the client waits for an answer");
             sleep(Duration::from_millis(1));
@@ -216,9 +245,8 @@ impl<'a> Act<'a> {
         Ok(())
     }
 
-    fn nobody_survived(&mut self, load: &JournalLoad, why: &str) -> Result<()> {
+    fn nobody_survived(&mut self, why: &str) -> Result<()> {
         self.survived = false;
-        self.times_ms.answered = now_ms(load);
         self.faults.push(why.to_owned());
         self.timeline.say(&format!("{why}. The VMMs say:"));
         self.timeline.print(&self.pair.describe());

@@ -168,8 +168,14 @@ impl<'a> Pair<'a> {
                 backup.must_run()?;
             }
             // Before its API is up there is no answer.
-            let info = self.primary.ft_info().ok();
-            Ok(info.filter(|info| info.state == "protected").map(drop))
+            match self.primary.ft_info() {
+                Err(_) => Ok(None),
+                Ok(info) => match info.state.as_str() {
+                    "protected" => Ok(Some(())),
+                    "joining" => Ok(None),
+                    state => bail!("the primary is {state} and not joining: {}", last_event(&info)),
+                },
+            }
         });
         waited.with_context(|| self.describe())
     }
@@ -239,6 +245,10 @@ impl<'a> Pair<'a> {
         let vmms = [self.former.as_ref(), Some(&self.primary), self.backup.as_ref()];
         vmms.into_iter().flatten().map(VmmProcess::describe).collect()
     }
+}
+
+fn last_event(info: &FtInfo) -> &str {
+    info.last_event.as_ref().map_or("", |event| &event.what)
 }
 
 /// Whether whoever says this runs the VM for the world.

@@ -268,11 +268,13 @@ impl Engine {
         let now_ns = replaying.replay.take_over();
         self.clock = LiveClock::stopped_at(now_ns);
         self.mode = Mode::Live;
+        // An interval that was being replayed is this machine's own from here on.
+        self.inside_interval = false;
         self.apply_pace();
         self.clock.start();
-        self.reports.send(Report::Live(self.machine.moment()));
         let outputs: Vec<_> =
             self.machine.standing_outputs().into_iter().map(|o| (NOT_LOGGED, o)).collect();
         self.reports.send(Report::Emission { chunks: Vec::new(), outputs });
+        self.reports.send(Report::Live(self.machine.moment()));
     }
 }

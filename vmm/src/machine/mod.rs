@@ -76,10 +76,12 @@ impl Machine {
         self.moment
     }
 
-    /// Takes over a platform, devices and vCPU as they are after a reset.
-    pub(crate) fn reset(&mut self, platform: Platform, virtio: Vec<VirtioPci>) {
-        self.platform = platform;
-        self.virtio = virtio;
+    /// Puts every model into its state after a reset.
+    pub(crate) fn power_cycle(&mut self) {
+        self.platform.power_cycle();
+        for index in 0..self.virtio.len() {
+            self.with_device(index, |device, _, effects| device.power_cycle(effects));
+        }
         self.halted = false;
     }
 

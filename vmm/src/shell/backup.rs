@@ -477,7 +477,7 @@ impl Shell {
         self.statistics.moment = moment;
         self.started = true;
         self.paused = false;
-        self.events.report("ft", "live", json!({ "moment": moment }));
+        self.events.report("ft", "live", &json!({ "moment": moment }));
         let off = self.backup_side().is_some_and(|side| side.log_end == Some(EndReason::PowerOff));
         if off {
             self.outcome = Some(Outcome::Well);
@@ -502,7 +502,7 @@ impl Shell {
 
     fn on_backup_happening(&mut self, happening: &Happening) {
         self.statistics.happened(happening.to_string());
-        self.events.report("ft", "happened", json!({ "what": happening.to_string() }));
+        self.events.report("ft", "happened", &json!({ "what": happening.to_string() }));
     }
 
     /// A follower's machine has ended: by a divergence, which was reported, or by a failure, which

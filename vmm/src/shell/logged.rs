@@ -90,7 +90,7 @@ impl Shell {
         self.protection = Protection::Recording(LogWriter::create(path, &prologue)?);
         self.send(Message::Record(JoinKind::File, ft.digest_every));
         self.statistics.happened(format!("Recording into {}", path.display()));
-        self.events.report("ft", "recording", json!({ "log": path }));
+        self.events.report("ft", "recording", &json!({ "log": path }));
         Ok(())
     }
 
@@ -103,7 +103,7 @@ impl Shell {
             Err(error) => {
                 log::error!("{error}");
                 self.statistics.happened(format!("Recording ended: {error}"));
-                self.events.report("ft", "recording-failed", json!({ "why": error.to_string() }));
+                self.events.report("ft", "recording-failed", &json!({ "why": error.to_string() }));
                 self.protection = Protection::None;
                 self.send(Message::StopRecording(None));
                 if self.invocation.ft.is_some() {
@@ -113,7 +113,7 @@ impl Shell {
             Ok(()) if ended => {
                 self.leave_protection();
                 self.statistics.happened("Recording ended");
-                self.answer(Awaits::Unprotected, Ok(()));
+                self.answer(Awaits::Unprotected, &Ok(()));
             }
             Ok(()) => {}
         }

@@ -26,6 +26,9 @@ use crate::error::Error;
 use crate::identity::{hex, random_id};
 use crate::replica::{Channel, Heartbeats, Helped, Helpers};
 
+/// A VM that ends waits at most this long for its backup's last word, ms.
+const LAST_WORDS_MS: u64 = 5_000;
+const LAST_WORDS_TICK_MS: i32 = 5;
 /// Outputs held beyond this many bytes stop the machine.
 const GATE_LIMIT_BYTES: usize = 64 << 20;
 
@@ -39,6 +42,17 @@ impl Weight for Held {
     fn weight_bytes(&self) -> usize {
         self.output.weight_bytes()
     }
+}
+
+/// How far a planned move is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Handover {
+    /// The machine was told to stop and to end its log.
+    Stopping,
+    /// It did, at this moment.
+    Ended { moment: u64 },
+    /// The backup was told to go on.
+    Yielded,
 }
 
 /// What the shell keeps for a VM that is protected, or was or is to be.
@@ -60,8 +74,8 @@ pub(super) struct PrimarySide {
     stalled_by_log: bool,
     /// The VM stands still until its log begins.
     starting: bool,
-    /// The machine's log has ended for a planned move, at this moment.
-    handing_over: Option<u64>,
+    /// A planned move is under way.
+    handing_over: Option<Handover>,
     /// End moments of chunks that are not acknowledged yet.
     chunk_ends: std::collections::VecDeque<(u64, u64)>,
     holding: bool,
@@ -118,6 +132,11 @@ pub(super) fn ask_arbiter(
 impl PrimarySide {
     pub(super) fn is_solo(&self) -> bool {
         self.primary.state() == PrimaryState::Solo && !self.connecting
+    }
+
+    /// Whether there is a backup that protects the VM.
+    fn talks(&self) -> bool {
+        matches!(self.primary.state(), PrimaryState::Protected | PrimaryState::Protecting)
     }
 
     pub(super) fn needs_ticks(&self) -> bool {
@@ -398,7 +417,11 @@ impl Shell {
         else {
             return;
         };
-        let until_ms = side.primary.may_carry_out_until_ms();
+        // What has not left when the log ends for a planned move is the backup's to send.
+        let until_ms = match side.handing_over {
+            Some(Handover::Ended { .. } | Handover::Yielded) => 0,
+            Some(Handover::Stopping) | None => side.primary.may_carry_out_until_ms(),
+        };
         running.lease.set_until_ms(until_ms);
         let mut last = None;
         while now_ms() < until_ms
@@ -520,17 +543,19 @@ impl Shell {
             self.send(Message::Resume);
             self.answer(
                 Awaits::HandedOver,
-                Err(ApiError::failed("The backup was lost before it had the VM; it runs on here.")),
+                &Err(ApiError::failed(
+                    "The backup was lost before it had the VM; it runs on here.",
+                )),
             );
         }
-        self.answer(Awaits::Unprotected, Ok(()));
+        self.answer(Awaits::Unprotected, &Ok(()));
     }
 
     /// The VM is somewhere else from now on, or must never speak again here.
     fn halt_primary(&mut self, reason: &HaltReason) {
         let outcome = match reason {
             HaltReason::HandedOver { .. } => {
-                self.answer(Awaits::HandedOver, Ok(()));
+                self.answer(Awaits::HandedOver, &Ok(()));
                 Outcome::Well
             }
             HaltReason::Lost { .. } | HaltReason::Left | HaltReason::Diverged(_) => {
@@ -548,9 +573,9 @@ impl Shell {
 
     fn on_primary_happening(&mut self, happening: &Happening) {
         self.statistics.happened(happening.to_string());
-        self.events.report("ft", "happened", json!({ "what": happening.to_string() }));
+        self.events.report("ft", "happened", &json!({ "what": happening.to_string() }));
         match happening {
-            Happening::Protected { .. } => self.answer(Awaits::Protected, Ok(())),
+            Happening::Protected { .. } => self.answer(Awaits::Protected, &Ok(())),
             Happening::JoinFailed { why } => self.join_failed(why),
             Happening::Diverged(_) => self.statistics.divergences += 1,
             Happening::Joining
@@ -587,6 +612,14 @@ impl Shell {
         if std::mem::take(&mut side.holding) {
             return self.step_primary(Event::Quiet);
         }
+        if let Some(Handover::Ended { moment }) = side.handing_over {
+            side.handing_over = Some(Handover::Yielded);
+            log::info!("the VM is handed over at moment {moment}");
+            // Where the backup is lost by now, the protocol has seen to the VM already.
+            if let Ok(actions) = side.primary.failover(now_ms()) {
+                return self.act_primary(actions);
+            }
+        }
         Ok(())
     }
 
@@ -599,71 +632,74 @@ impl Shell {
 
     /// Stops the machine; once its log has ended, the backup is asked to go on.
     pub(super) fn begin_handover(&mut self) -> Result<(), ApiError> {
-        let Some(side) = self.primary_side() else { return Ok(()) };
+        let Some(side) = self.primary_side() else {
+            return Err(ApiError::failed("The VM has no backup that it could be handed to."));
+        };
         if side.primary.state() != PrimaryState::Protected || side.handing_over.is_some() {
             return Err(ApiError::failed(
                 "The VM is not protected now (see ft-info), so it cannot be handed over.",
             ));
         }
-        side.handing_over = Some(0);
+        side.handing_over = Some(Handover::Stopping);
         self.send(Message::HandOver);
         Ok(())
     }
 
+    /// The machine stands still and its log has ended. No output may be under way when the backup
+    /// is told to go on: it redoes those that are still here.
     pub(super) fn on_handed_over(&mut self, moment: u64) -> Result<(), Error> {
-        // No output may be under way when the backup is told to go on: it redoes those that are
-        // still here.
-        if let Some(running) = &self.running {
-            running.lease.set_until_ms(0);
-            while !running.lease.is_quiet() {
-                std::thread::sleep(Duration::from_micros(200));
-            }
+        if let Some(side) = self.primary_side() {
+            side.handing_over = Some(Handover::Ended { moment });
         }
-        let Some(side) = self.primary_side() else { return Ok(()) };
-        side.handing_over = Some(moment);
-        match side.primary.failover(now_ms()) {
-            Ok(actions) => self.act_primary(actions),
-            Err(error) => {
-                let error = ApiError::failed(error.to_string());
-                self.answer(Awaits::HandedOver, Err(error));
-                Ok(())
-            }
-        }
+        self.let_leave();
+        self.say_when_quiet()
     }
 
-    /// The machine has ended by itself. Its last outputs still have to wait for their log.
-    pub(super) fn primary_machine_ended(&mut self, ended: &Ended) -> bool {
-        let _ = ended;
-        false
+    /// The guest has switched itself off: its last outputs leave as all others do, then the backup
+    /// is told not to take over. A machine that failed just ends here; its backup goes on.
+    pub(super) fn primary_machine_ended(&mut self, ended: &Ended) {
+        match ended {
+            Ended::PowerOff => {
+                self.serve_pair_while(|side| side.talks() && side.outputs_held() > 0);
+                self.end_pair();
+            }
+            Ended::Stopped | Ended::Failed(_) => {}
+        }
     }
 
     /// The VM ends on purpose while it is protected: the backup is told not to take over.
     pub(super) fn end_pair(&mut self) {
-        let talks = self.primary_side().is_some_and(|side| {
-            matches!(side.primary.state(), PrimaryState::Protected | PrimaryState::Protecting)
-        });
+        let talks = self.primary_side().is_some_and(|side| side.talks());
         if talks && self.dismiss_backup().is_ok() {
-            self.wait_for_dismissal();
+            self.serve_pair_while(|side| side.primary.state() == PrimaryState::Leaving);
         }
     }
 
-    /// Serves the channel alone until the backup has answered, for a bounded time.
-    fn wait_for_dismissal(&mut self) {
-        let deadline = now_ms() + 2_000;
-        while now_ms() < deadline {
-            let waits = self
-                .primary_side()
-                .is_some_and(|side| side.primary.state() == PrimaryState::Leaving);
-            if !waits {
-                return;
-            }
-            let Ok(ready) = self.poller.wait(10) else { return };
+    /// Serves the pair alone for as long as `waits` says, and for a bounded time.
+    fn serve_pair_while(&mut self, waits: impl Fn(&PrimarySide) -> bool) {
+        let deadline = now_ms() + LAST_WORDS_MS;
+        while now_ms() < deadline && self.primary_side().is_some_and(|side| waits(side)) {
+            let Ok(ready) = self.poller.wait(LAST_WORDS_TICK_MS) else { return };
             for source in ready {
-                if matches!(source, Source::Channel | Source::Heartbeat | Source::Helpers) {
-                    let _ = self.on_primary_ready(source);
+                let served = match source {
+                    Source::Channel | Source::Heartbeat | Source::Helpers => {
+                        self.on_primary_ready(source)
+                    }
+                    Source::Engine
+                    | Source::Api
+                    | Source::Signals
+                    | Source::Tap(_)
+                    | Source::SerialInput
+                    | Source::ConsoleInput(_)
+                    | Source::Listener => Ok(()),
+                };
+                if let Err(error) = served {
+                    log::warn!("{error}");
                 }
             }
-            let _ = self.tick_primary();
+            if let Err(error) = self.tick_primary() {
+                log::warn!("{error}");
+            }
         }
     }
 }

@@ -14,10 +14,9 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::poller::{Interest, Poller, Source};
 use super::world::{World, disk_capacities};
-use crate::build::{Blueprint, memory};
+use crate::build::Blueprint;
 use crate::cli::DebugUndo;
 use crate::config::VmConfig;
-use crate::devices::{Platform, PlatformConfig};
 use crate::engine::{
     self, EngineHandle, EngineParts, LiveClock, Message, Rebuild, Report, ReportSink,
 };
@@ -40,15 +39,6 @@ pub struct Running {
     /// Until when the disks may be written.
     pub lease: Lease,
     thread: Option<JoinHandle<()>>,
-}
-
-/// A blueprint for a machine whose first state comes with a log: it is never reset by itself.
-struct NoRebuild;
-
-impl Rebuild for NoRebuild {
-    fn rebuild(&mut self, _: &mut Machine) -> Result<(), Error> {
-        Err(Error::GuestFault("a reset came without the state that follows it".into()))
-    }
 }
 
 /// What this host's KVM gives a guest, less what would not be deterministic.
@@ -97,11 +87,11 @@ impl Running {
     pub fn follow(config: &VmConfig, cpuid: &Cpuid, poller: &Poller) -> Result<Self, Error> {
         let kvm = Kvm::open()?;
         hypervisor::check_cpuid(cpuid, &kvm.supported_cpuid()?)?;
-        let (size, guest) = (config.memory.size, cpuid.clone());
+        let mut blueprint = Blueprint::new(config.clone(), Vec::new(), true);
+        let guest = cpuid.clone();
         let build = move || {
-            let platform = Platform::new(PlatformConfig { serial: true, boot_time_unix_ns: 0 });
-            let machine = Machine::new(&kvm, memory(size)?, &guest, platform, Vec::new())?;
-            Ok((machine, Box::new(NoRebuild) as Box<dyn Rebuild>))
+            let machine = blueprint.build_blank(&kvm, &guest)?;
+            Ok((machine, Box::new(blueprint) as Box<dyn Rebuild>))
         };
         let running = Self::start(build, cpuid.clone(), true, false)?;
         running.watch(poller)?;
