@@ -4,17 +4,18 @@
 //! One VM boots once and lives through all kills, from host to host. `FT_CAMPAIGN_SEED` repeats the moments of a run,
 //! `FT_CAMPAIGN_KILLS` sets the kills for each kind of load, `FT_CAMPAIGN_LOADS` chooses kinds (`disk,compute`).
 
+mod campaign;
 mod common;
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use common::load::{BLOCK_SIZE, BLOCK_SLOTS, Load, WORKLOADS, Workload};
+use campaign::load::{BLOCK_SIZE, BLOCK_SLOTS, Load, WORKLOADS, Workload};
 use tests::client::{History, check};
 use tests::guest::blocks;
 use tests::guest::protocol::Ask;
 use tests::runner::{Cluster, Ended, Options};
-use tests::vm::{Pair, pause};
+use tests::vm::{Acknowledgement, Pair, pause};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// A kill comes this long after the protection began, at the latest.
@@ -42,7 +43,7 @@ fn connections_answers_and_disk_survive_every_kill_under_every_load() {
 
 fn run(cluster: &Cluster, seed: u64, kills: u64) -> Result<()> {
     let start = Instant::now();
-    let pair = Pair::start(cluster, common::small_pair())?;
+    let pair = common::small_pair(cluster, Acknowledgement::Received)?;
     println!("protected after {:.1} s", start.elapsed().as_secs_f64());
     let (histories, slowest) = (Vec::new(), Duration::ZERO);
     let mut campaign =
@@ -88,7 +89,7 @@ impl Campaign<'_> {
         let pair = &mut self.pair;
         let gap = load.longest_gap_during(|| {
             pair.kill_primary()?;
-            let takeover = pair.wait_for_takeover(common::TAKEOVER_TIMEOUT)?;
+            let takeover = pair.wait_for_takeover(common::takeover_timeout())?;
             (waited, host_index) = (takeover.waited, takeover.host_index);
             moment = pair
                 .primary()

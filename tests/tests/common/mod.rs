@@ -1,27 +1,35 @@
 //! What the tests of the pair share.
 
-pub mod load;
-
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use tests::runner::Cluster;
-use tests::vm::PairOptions;
+use tests::vm::{Acknowledgement, Pair, PairOptions};
 
-/// Emulated hosts stand still for up to 1.5 s when the machine below them is busy: silence of this length is a loss even
-/// there.
-pub const TIMEOUT_MS: u64 = 3000;
+/// Silence of this length is a loss. Emulated hosts stand still for up to 1.5 s when the machine below them is busy; for one
+/// that is busier still, `FT_TEST_TIMEOUT_MS` says more.
+pub fn timeout() -> Duration {
+    const USUAL_MS: u64 = 3000;
+    let chosen_ms = std::env::var("FT_TEST_TIMEOUT_MS").ok().and_then(|text| text.parse().ok());
+    Duration::from_millis(chosen_ms.unwrap_or(USUAL_MS))
+}
 
 /// A takeover after silence takes the timeout, twice if both sides have to see it; the rest is patience.
-pub const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(30);
+pub fn takeover_timeout() -> Duration {
+    10 * timeout()
+}
 
-/// A pair that is small, so that it joins soon.
-pub fn small_pair() -> PairOptions {
-    let mut options = PairOptions { timeout_ms: Some(TIMEOUT_MS), ..PairOptions::default() };
+/// A pair that is small, so that it joins soon, with its guest up. The guest boots before it is protected: only one host
+/// has the work of that.
+pub fn small_pair(cluster: &Cluster, ack: Acknowledgement) -> Result<Pair<'_>> {
+    let timeout_ms = u64::try_from(timeout().as_millis())?;
+    let mut options = PairOptions { timeout_ms: Some(timeout_ms), ack, ..PairOptions::default() };
     options.vm.memory_mib = 192;
-    options
+    let mut pair = Pair::start_unprotected(cluster, options)?;
+    pair.reprotect()?;
+    Ok(pair)
 }
 
 /// Ends a test; if it failed, what all VMMs wrote is kept, and the message says where.
