@@ -161,7 +161,8 @@ impl<'a> Stage<'a> {
             if pair.backup().is_some_and(live) {
                 return Ok(Some(Survivor::Backup));
             }
-            let solo = pair.primary().ended()?.is_none() && pair.ft_info()?.state == "solo";
+            // A primary that loses ends, perhaps just while it is asked.
+            let solo = pair.ft_info().is_ok_and(|info| info.state == "solo");
             Ok(solo.then_some(Survivor::Primary))
         })?;
         if survivor == Survivor::Backup {
