@@ -103,6 +103,16 @@ impl<'a> Pair<'a> {
         self.backup.as_mut()
     }
 
+    /// The last primary that was replaced.
+    pub fn former(&mut self) -> Option<&mut VmmProcess<'a>> {
+        self.former.as_mut()
+    }
+
+    /// The MAC address of the VM.
+    pub fn mac(&self) -> [u8; 6] {
+        self.options.vm.mac()
+    }
+
     /// The way to the services in the VM.
     pub fn guest(&self) -> GuestClient<'a> {
         self.guest
