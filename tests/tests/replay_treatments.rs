@@ -111,8 +111,7 @@ fn a_full_disk_under_the_log_ends_the_recording_and_not_the_vm() {
     let folder = "/run/small";
     host.shell(&format!("mkdir {folder} && mount -t tmpfs -o size=64m none {folder}")).unwrap();
     let record = format!("record={folder}/log");
-    let options =
-        VmOptions { arguments: vec!["--ft".to_owned(), record.clone()], ..VmOptions::default() };
+    let options = VmOptions { arguments: vec!["--ft".to_owned(), record], ..VmOptions::default() };
     let mut vm = SingleVm::start(&cluster, 0, &options).unwrap();
     assert!(vm.guest().statistics().unwrap().uptime_ms > 0, "the VM answers");
     let events = vm.vmm().events();

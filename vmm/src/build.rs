@@ -82,7 +82,20 @@ impl Blueprint {
     pub fn build(&mut self, kvm: &Kvm, cpuid: &Cpuid) -> Result<Machine, Error> {
         let memory = memory(self.config.memory.size)?;
         let mut machine = Machine::new(kvm, memory, cpuid, self.platform(), self.functions()?)?;
-        self.rebuild(&mut machine)?;
+        self.pristine = Some(machine.save_vcpu()?);
+        self.load(&mut machine)?;
+        Ok(machine)
+    }
+
+    /// A machine without a state, for a log to fill. It can be reset later all the same, if the
+    /// kernel's file is on this host, too.
+    ///
+    /// # Errors
+    /// KVM or RAM.
+    pub fn build_blank(&mut self, kvm: &Kvm, cpuid: &Cpuid) -> Result<Machine, Error> {
+        let memory = memory(self.config.memory.size)?;
+        let mut machine = Machine::new(kvm, memory, cpuid, self.platform(), Vec::new())?;
+        self.pristine = Some(machine.save_vcpu()?);
         Ok(machine)
     }
 
@@ -124,12 +137,24 @@ impl Blueprint {
         })
     }
 
-    fn load(&self, memory: &GuestMemory) -> Result<loader::Loaded, Error> {
+    /// Puts tables, kernel and initramfs into memory and the vCPU at the kernel's entry.
+    fn load(&self, machine: &mut Machine) -> Result<(), Error> {
         let acpi = AcpiConfig { cpus: 1, serial: self.config.serial.mode != ConsoleMode::Off };
-        write_acpi(memory, &acpi).map_err(|error| Error::Memory {
+        write_acpi(&machine.memory, &acpi).map_err(|error| Error::Memory {
             size: self.config.memory.size,
             reason: error.to_string(),
         })?;
+        let loaded = self.load_kernel(&machine.memory)?;
+        log::info!(
+            "kernel loaded; {} rdtsc and {} rdtscp instructions rewritten",
+            loaded.tsc_sites.rdtsc,
+            loaded.tsc_sites.rdtscp
+        );
+        machine.vcpu.set_pvh_entry(loaded.entry, loaded.start_info)?;
+        Ok(())
+    }
+
+    fn load_kernel(&self, memory: &GuestMemory) -> Result<loader::Loaded, Error> {
         let payload = &self.config.payload;
         let kernel = payload
             .kernel
@@ -151,22 +176,12 @@ impl Blueprint {
 
 impl Rebuild for Blueprint {
     fn rebuild(&mut self, machine: &mut Machine) -> Result<(), Error> {
-        match &self.pristine {
-            Some(state) => {
-                clear(&machine.memory)?;
-                machine.restore_vcpu(state)?;
-            }
-            None => self.pristine = Some(machine.save_vcpu()?),
+        if let Some(state) = &self.pristine {
+            machine.restore_vcpu(state)?;
         }
-        let loaded = self.load(&machine.memory)?;
-        log::info!(
-            "kernel loaded; {} rdtsc and {} rdtscp instructions rewritten",
-            loaded.tsc_sites.rdtsc,
-            loaded.tsc_sites.rdtscp
-        );
-        machine.reset(self.platform(), self.functions()?);
-        machine.vcpu.set_pvh_entry(loaded.entry, loaded.start_info)?;
-        Ok(())
+        clear(&machine.memory)?;
+        machine.power_cycle();
+        self.load(machine)
     }
 }
 

@@ -232,7 +232,7 @@ impl BackupDriver {
                     actions.extend(self.backup.ready(now_ms));
                 }
             }
-            Step::Devices { .. } | Step::StateDigest { .. } => {}
+            Step::StateDigest { .. } | Step::Devices { .. } => {}
             Step::Released { output } => self.ledger.released(output),
             Step::ChunkEnd { number, outputs } => {
                 let has_state = self.replay.as_ref().is_some_and(Replay::has_state);

@@ -19,7 +19,7 @@ use tests::vm::initramfs;
 
 /// What ends the run.
 enum Event {
-    Finished(Result<Told>),
+    Finished(Box<Result<Told>>),
     Signal(i32),
 }
 
@@ -91,13 +91,13 @@ fn run(plan: &Plan) -> Result<Told> {
         }
         // The hosts end here, unless they are still wanted by whoever ends the story early.
         drop(shared);
-        let _ = events.send(Event::Finished(told));
+        let _ = events.send(Event::Finished(Box::new(told)));
     });
     match inbox.recv().context("the demonstration's threads are gone")? {
         Event::Finished(told) => {
             // It has said its last word.
             let _ = story.join();
-            told
+            *told
         }
         Event::Signal(signal) => leave(&cluster, &inbox, signal),
     }
@@ -108,6 +108,7 @@ fn start(options: &Options, timeline: &Timeline) -> Result<Cluster> {
     let cluster = Cluster::start(options)?;
     let place = Place::look(options.kind, cluster.cache());
     timeline.say(&format!("They are up. Each is {}.", place.host_in_words()));
+    timeline.progress("what runs in the VM is built");
     initramfs(&cluster)?;
     Ok(cluster)
 }

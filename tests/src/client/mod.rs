@@ -8,6 +8,7 @@ mod history;
 mod journal;
 mod percentiles;
 mod simple;
+mod steady;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -21,6 +22,7 @@ pub use history::{Exchange, History, Verdict, check};
 pub use journal::{JournalLoad, Pace};
 pub use percentiles::Percentiles;
 pub use simple::{Control, compute, durable_history, echo_round_trips_us};
+pub use steady::Steady;
 
 use crate::runner::Namespace;
 

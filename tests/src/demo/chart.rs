@@ -112,11 +112,11 @@ impl Chart {
         let places: BTreeSet<(i64, i64)> = self
             .points
             .iter()
-            .map(|(at_ms, ms)| (tenths(scale.x(*at_ms) * 0.5), tenths(scale.y(*ms) * 0.2)))
+            .map(|(at_ms, ms)| (halves(scale.x(*at_ms)), halves(scale.y(*ms))))
             .collect();
         svg.push_str("<g fill=\"#1d4ed8\" fill-opacity=\"0.55\">\n");
         for (x, y) in places {
-            let (x, y) = (x as f64 / 5.0, y as f64 / 2.0);
+            let (x, y) = (x as f64 / 2.0, y as f64 / 2.0);
             let _ = writeln!(svg, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"1.7\"/>");
         }
         svg.push_str("</g>\n");
@@ -145,7 +145,7 @@ impl Chart {
         for (index, mark) in self.marks.iter().enumerate() {
             let x = scale.x(mark.at_ms);
             // Names of marks close to each other stand on lines of their own.
-            let y = BOTTOM - 10.0 - 16.0 * (index % 3) as f64;
+            let y = TOP + 16.0 + 16.0 * (index % 3) as f64;
             let _ = writeln!(
                 svg,
                 "<line x1=\"{x:.1}\" y1=\"{TOP}\" x2=\"{x:.1}\" y2=\"{BOTTOM}\" stroke=\"{}\" \
@@ -251,8 +251,8 @@ fn escaped(content: &str) -> String {
     content.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-fn tenths(number: f64) -> i64 {
-    (number * 10.0).round() as i64
+fn halves(number: f64) -> i64 {
+    (number * 2.0).round() as i64
 }
 
 #[cfg(test)]

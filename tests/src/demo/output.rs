@@ -87,20 +87,25 @@ impl Timeline {
     }
 }
 
-/// Breaks a text into lines at its spaces.
+/// Breaks a text into lines at its spaces, and a word that is longer than a line after its commas.
 fn wrap(text: &str, width: usize) -> Vec<String> {
-    let mut lines = vec![String::new()];
+    let mut lines = Vec::new();
+    let mut line = String::new();
     for word in text.split_whitespace() {
-        let line = lines.last_mut().expect("there is always a line");
-        if line.is_empty() {
-            line.push_str(word);
-        } else if line.chars().count() + 1 + word.chars().count() <= width {
-            line.push(' ');
-            line.push_str(word);
-        } else {
-            lines.push(word.to_owned());
+        let breakable = word.chars().count() > width;
+        let pieces = word.split_inclusive(|letter| breakable && letter == ',');
+        for (place, piece) in pieces.enumerate() {
+            let gap = if line.is_empty() || place > 0 { "" } else { " " };
+            if line.chars().count() + gap.len() + piece.chars().count() > width && !line.is_empty()
+            {
+                lines.push(std::mem::take(&mut line));
+            } else {
+                line.push_str(gap);
+            }
+            line.push_str(piece);
         }
     }
+    lines.push(line);
     lines
 }
 
@@ -109,9 +114,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_break_at_spaces_and_words_stay_whole() {
+    fn lines_break_at_spaces_and_long_words_at_commas() {
         assert_eq!(wrap("one two three", 7), ["one two", "three"]);
         assert_eq!(wrap("a-word-longer-than-a-line b", 5), ["a-word-longer-than-a-line", "b"]);
+        assert_eq!(wrap("x key=a,key=b,key=c", 12), ["x key=a,", "key=b,key=c"]);
+        assert_eq!(wrap("say key=a,key=b now", 12), ["say", "key=a,key=b", "now"]);
         assert_eq!(wrap("", 5), [""]);
     }
 }

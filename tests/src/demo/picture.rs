@@ -2,7 +2,7 @@
 //!
 //! Owns which numbers go into the picture, and its words.
 
-use super::report::gap;
+use super::report::kill_gap;
 use super::{Chart, Mark, Phase, Report};
 use crate::client::History;
 
@@ -17,20 +17,24 @@ const GREEN: &str = "#15803d";
 pub(super) fn of(history: &History, report: &Report) -> Chart {
     let times = &report.times_ms;
     let ms = |ms: u64| ms as f64;
-    let mut names = vec![("unprotected", UNPROTECTED, 0, times.enabled)];
-    names.push(("joining", JOINING, times.enabled, times.protected));
-    names.push(("protected", PROTECTED, times.protected, times.killed));
-    names.push(("", JOINING, times.killed, times.answered));
-    names.push(("taken over", AFTER, times.answered, times.ended));
-    let phases = names.into_iter().map(|(name, colour, start, end)| Phase {
+    let killed = if times.killed == 0 { times.ended } else { times.killed };
+    let answered = if times.answered == 0 { times.ended } else { times.answered };
+    let spans = [
+        ("unprotected", UNPROTECTED, 0, times.enabled),
+        ("joining", JOINING, times.enabled, times.protected),
+        ("protected", PROTECTED, times.protected, killed),
+        ("", JOINING, killed, answered),
+        ("taken over", AFTER, answered, times.ended),
+    ];
+    let phases = spans.into_iter().map(|(name, colour, start, end)| Phase {
         name: name.to_owned(),
         colour,
         start_ms: ms(start),
         end_ms: ms(end),
     });
     let victim = if report.killed == "host" { "host A ended" } else { "primary killed" };
-    let marks = [(times.protected, "protected", GREEN), (times.killed, victim, RED)];
-    let (start_us, length_us) = gap(history, times.killed * 1000, times.ended * 1000);
+    let marks = [(times.protected, "protected", GREEN), (killed, victim, RED)];
+    let (start_us, length_us) = kill_gap(history, times);
     let start_ms = start_us as f64 / 1000.0;
     let points = history.exchanges.iter().filter_map(|exchange| {
         let round_trip_us = exchange.round_trip_us()?;

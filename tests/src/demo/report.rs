@@ -72,9 +72,11 @@ pub struct Times {
     pub enabled: u64,
     /// The backup followed.
     pub protected: u64,
-    /// The kill.
+    /// The backup had caught up with what happened while it was copied to.
+    pub settled: u64,
+    /// The kill; zero if there was none.
     pub killed: u64,
-    /// The first answer to a request that was sent after the kill.
+    /// The first answer to a request that was sent after the kill; zero if there was none.
     pub answered: u64,
     /// The end.
     pub ended: u64,
@@ -107,22 +109,24 @@ impl Report {
             disordered: verdict.disordered.len(),
         };
         faults.extend(faults_of(verdict));
+        let answered = times_ms.answered > 0;
         let us = |ms: u64| ms * 1000;
         let span = |from_ms, to_ms| history.round_trips(us(from_ms)..us(to_ms));
-        let after = times_ms.answered.max(times_ms.killed);
+        let killed = if times_ms.killed == 0 { times_ms.ended } else { times_ms.killed };
+        let after = if answered { times_ms.answered } else { times_ms.ended };
         Self {
             survived: faults.is_empty(),
             faults,
             killed: kill.name(),
             ack: ack.name(),
-            connection_survived: history.broken.is_none(),
+            connection_survived: history.broken.is_none() && (answered || times_ms.killed == 0),
             requests,
-            gap_ms: gap(history, us(times_ms.killed), us(times_ms.ended)).1 as f64 / 1000.0,
+            gap_ms: kill_gap(history, &times_ms).1 as f64 / 1000.0,
             joining_gap_ms: gap(history, us(times_ms.enabled), us(times_ms.protected)).1 as f64
                 / 1000.0,
             round_trips: RoundTrips {
                 before: span(0, times_ms.enabled),
-                protected: span(times_ms.protected, times_ms.killed),
+                protected: span(times_ms.settled, killed),
                 after: span(after, times_ms.ended),
             },
             protection,
@@ -149,13 +153,22 @@ fn faults_of(verdict: &Verdict) -> Vec<String> {
     faults
 }
 
-/// The longest time without an answer among those that ended in this span: when it began, and its length, in µs. Unlike a
+/// The gap around the kill, if there was a kill: when it began, and its length, in µs.
+pub fn kill_gap(history: &History, times_ms: &Times) -> (u64, u64) {
+    match times_ms.killed {
+        0 => (0, 0),
+        killed => gap(history, killed * 1000, times_ms.ended * 1000),
+    }
+}
+
+/// The longest time without an answer among those that ended in this span, or lasted to its end: when it began, and its length, in µs. Unlike a
 /// round trip it does not count from the request but from the answer before, if that came later.
 pub fn gap(history: &History, from_us: u64, to_us: u64) -> (u64, u64) {
     let mut last_us = 0;
     let mut longest = (from_us, 0);
     for exchange in &history.exchanges {
-        let Some((at_us, _)) = exchange.answer else { break };
+        // A request without an answer waits for one to the end.
+        let at_us = exchange.answer.map_or(to_us, |(at_us, _)| at_us);
         let start_us = exchange.sent_us.max(last_us);
         let length_us = at_us.saturating_sub(start_us);
         if (from_us..=to_us).contains(&at_us) && length_us > longest.1 {
@@ -197,8 +210,14 @@ pub mod tests {
             guest_kernel: "Debian Linux 6.1".to_owned(),
         };
         let verdict = Verdict { acknowledged: 400, durable: 400, ..Verdict::default() };
-        let times_ms =
-            Times { enabled: 900, protected: 1_000, killed: 2_000, answered: 2_500, ended: 4_490 };
+        let times_ms = Times {
+            enabled: 900,
+            protected: 950,
+            settled: 1_000,
+            killed: 2_000,
+            answered: 2_500,
+            ended: 4_490,
+        };
         let evidence = Evidence { history, verdict: &verdict, times_ms, protection: None, faults };
         Report::new(Kill::Vmm, Acknowledgement::Received, place, evidence)
     }
@@ -212,6 +231,24 @@ pub mod tests {
         assert_eq!(report.round_trips.before.samples, 90);
         assert_eq!(report.round_trips.protected.samples, 100);
         assert_eq!(report.round_trips.protected.max_us, 1_000);
+    }
+
+    #[test]
+    fn an_answer_that_never_came_is_a_gap_to_the_end_and_no_connection() {
+        let mut history = history();
+        history.exchanges.truncate(201);
+        history.exchanges[200].answer = None;
+        assert_eq!(gap(&history, 1_900_000, 4_000_000), (2_000_000, 2_000_000));
+        let times_ms = Times { killed: 2_000, ended: 4_000, ..Times::default() };
+        let verdict = Verdict::default();
+        let faults = vec!["nobody answered".to_owned()];
+        let evidence =
+            Evidence { history: &history, verdict: &verdict, times_ms, protection: None, faults };
+        let place = report(&history, Vec::new()).place;
+        let report = Report::new(Kill::Host, Acknowledgement::Received, place, evidence);
+        assert!(!report.survived && !report.connection_survived);
+        assert!((report.gap_ms - 2_000.0).abs() < 0.001);
+        assert_eq!(report.round_trips.after.samples, 0);
     }
 
     #[test]

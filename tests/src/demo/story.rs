@@ -15,7 +15,7 @@ use crate::client::{History, JournalLoad, Pace, Percentiles, check};
 use crate::guest::protocol::{JOURNAL_PORT, Record};
 use crate::runner::network::CLIENT_ADDRESS;
 use crate::runner::{Cluster, interrupted};
-use crate::vm::{FtInfo, Pair, PairOptions, VmOptions, pause};
+use crate::vm::{FtInfo, Pair, PairOptions, VmOptions, pause, wait_until};
 
 /// What is left when the story is told.
 pub struct Told {
@@ -33,6 +33,12 @@ const MEMORY_MIB: u32 = 192;
 const SETTLE: Duration = Duration::from_millis(500);
 /// A survivor that has not answered by now will not.
 const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(50);
+/// So often a VM is protected that loses its protection.
+const PROTECTION_TRIES: usize = 3;
+/// A backup that keeps up is closer than this.
+const LAG_MOST_MS: u64 = 100;
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(60);
+const ASK_INTERVAL: Duration = Duration::from_millis(500);
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Tells it. `place` is where.
@@ -40,9 +46,8 @@ pub fn tell(cluster: &Cluster, place: Place, plan: &Plan, timeline: &Timeline) -
     let mut act = Act::open(cluster, &place, plan, timeline)?;
     let load = act.connect()?;
     act.measure(&load, "without protection")?;
-    act.protect(&load)?;
-    act.measure(&load, "under protection")?;
-    act.kill(&load)?;
+    act.times_ms.enabled = now_ms(&load);
+    act.survived = act.be_protected(&load)? && act.kill(&load)?;
     if act.survived {
         act.measure(&load, "after the takeover")?;
     }
@@ -80,7 +85,8 @@ impl<'a> Act<'a> {
             place.guest_kernel
         ));
         let vm = VmOptions { memory_mib: MEMORY_MIB, ..VmOptions::default() };
-        let options = PairOptions { vm, ack: plan.ack, ..PairOptions::default() };
+        // All times are those that a user gets who chooses none.
+        let options = PairOptions { vm, ack: plan.ack, timeout_ms: None, ..PairOptions::default() };
         let pair = waiting(timeline, "the VM boots", || Pair::start_unprotected(cluster, options))?;
         let boot_id = pair.guest().statistics()?.boot_id;
         Ok(Self {
@@ -129,8 +135,30 @@ impl<'a> Act<'a> {
         Ok(())
     }
 
+    /// Protects the VM and measures; whether it is protected at the end of that.
+    fn be_protected(&mut self, load: &JournalLoad) -> Result<bool> {
+        let mut why = String::new();
+        for _ in 0..PROTECTION_TRIES {
+            self.protect(load)?;
+            self.measure(load, "under protection")?;
+            let info = self.pair.ft_info()?;
+            self.timeline.say(&in_words_of(&info));
+            why = info.last_event.as_ref().map(|event| event.what.clone()).unwrap_or_default();
+            let protected = info.state == "protected";
+            self.protection = Some(info);
+            if protected {
+                return Ok(true);
+            }
+            self.timeline.say(&format!(
+                "The protection was lost meanwhile: {why}. On a machine that is busy with other work one host can be \
+                 silent for too long. The VM runs on, and gets a new backup.",
+            ));
+        }
+        self.not_survived(&format!("the protection was lost again and again: {why}"));
+        Ok(false)
+    }
+
     fn protect(&mut self, load: &JournalLoad) -> Result<()> {
-        self.times_ms.enabled = now_ms(load);
         self.pair.add_backup()?;
         self.timeline
             .say("Host B starts a second VMM, which waits to become the backup. At host A:");
@@ -142,13 +170,31 @@ impl<'a> Act<'a> {
             "Protected: host B has the VM's memory and devices and follows its log. No packet leaves the VM any more \
              before host B can account for it.",
         );
+        self.catch_up()?;
+        self.times_ms.settled = now_ms(load);
+        Ok(())
+    }
+
+    /// What happened during the copy comes after it: measuring begins when the backup is as close as it is meant to be.
+    fn catch_up(&self) -> Result<()> {
+        let start = Instant::now();
+        let pair = &self.pair;
+        let lag_ms =
+            wait_until("the backup's catching up", CATCH_UP_TIMEOUT, ASK_INTERVAL, || {
+                let info = pair.ft_info()?;
+                self.timeline.progress(&format!("the backup is {} ms behind", info.lag_ms));
+                let done = info.lag_ms < LAG_MOST_MS || info.state != "protected";
+                Ok(done.then_some(info.lag_ms))
+            })?;
+        self.timeline.say(&format!(
+            "After {:.1} s the backup has caught up; its execution is {lag_ms} ms behind.",
+            start.elapsed().as_secs_f64()
+        ));
         pause(SETTLE)
     }
 
-    fn kill(&mut self, load: &JournalLoad) -> Result<()> {
-        let info = self.pair.ft_info()?;
-        self.timeline.say(&in_words_of(&info));
-        self.protection = Some(info);
+    /// Kills what the primary runs on; whether the VM survived.
+    fn kill(&mut self, load: &JournalLoad) -> Result<bool> {
         // Not at the same point of anything, ever.
         pause(Duration::from_micros(u64::from(rand_u16()) * 8))?;
         let before = load.acknowledged();
@@ -174,8 +220,8 @@ impl<'a> Act<'a> {
         self.wait_for_the_survivor(load)
     }
 
-    /// Waits as the client does: for an answer.
-    fn wait_for_the_survivor(&mut self, load: &JournalLoad) -> Result<()> {
+    /// Waits as the client does: for an answer; whether there was one.
+    fn wait_for_the_survivor(&mut self, load: &JournalLoad) -> Result<bool> {
         let dead_us = load.now_us();
         let deadline = Instant::now() + TAKEOVER_TIMEOUT;
         let answered_us = loop {
@@ -193,7 +239,8 @@ impl<'a> Act<'a> {
                 })
             });
             if let Some(why) = why {
-                return self.nobody_survived(load, &why);
+                self.not_survived(&why);
+                return Ok(false);
             }
             self.timeline.progress("the client waits for an answer");
             sleep(Duration::from_millis(1));
@@ -213,16 +260,13 @@ impl<'a> Act<'a> {
             letter(takeover.host_index),
             info.state
         ));
-        Ok(())
+        Ok(true)
     }
 
-    fn nobody_survived(&mut self, load: &JournalLoad, why: &str) -> Result<()> {
-        self.survived = false;
-        self.times_ms.answered = now_ms(load);
+    fn not_survived(&mut self, why: &str) {
         self.faults.push(why.to_owned());
         self.timeline.say(&format!("{why}. The VMMs say:"));
         self.timeline.print(&self.pair.describe());
-        Ok(())
     }
 
     /// Ends the client, reads what is on the disk, and judges.
@@ -233,8 +277,10 @@ impl<'a> Act<'a> {
             let history = load.stop()?;
             (history, self.read_back()?)
         } else {
+            // In this order: what is acknowledged later may be on the disk later, too.
+            let history = load.look(History::clone);
             let records = self.read_outside().context("the VM is gone, and its disk is no help")?;
-            (load.look(History::clone), records)
+            (history, records)
         };
         let verdict = check(std::slice::from_ref(&history), &records);
         let evidence = Evidence {
@@ -261,9 +307,10 @@ impl<'a> Act<'a> {
             grouped(records.len() as u64)
         ));
         let pair = &mut self.pair;
-        let (ended, _) = waiting(self.timeline, "the VM switches off", || pair.shutdown())?;
-        if !ended.success() {
-            self.faults.push(format!("the survivor ended badly: {ended:?}"));
+        match waiting(self.timeline, "the VM switches off", || pair.shutdown()) {
+            Ok((ended, _)) if ended.success() => {}
+            Ok((ended, _)) => self.faults.push(format!("the survivor ended badly: {ended:?}")),
+            Err(error) => self.faults.push(format!("the VM did not switch off: {error:#}")),
         }
         match self.read_outside() {
             Ok(outside) if outside == records => {

@@ -28,8 +28,10 @@ impl Report {
                 requests.doubled
             ),
         );
-        line("longest wait", format!("{:.0} ms at the kill, as the client saw it", self.gap_ms));
-        line("", format!("{:.0} ms while the backup joined", self.joining_gap_ms));
+        line("longest wait", format!("{:.0} ms while the backup joined", self.joining_gap_ms));
+        if self.times_ms.killed > 0 {
+            line("", format!("{:.0} ms at the kill, as the client saw it", self.gap_ms));
+        }
         line("round trip", "     p50        p99        max".to_owned());
         line("  before protection", row(&self.round_trips.before));
         line("  under protection", row(&self.round_trips.protected));

@@ -60,9 +60,7 @@ impl DiskImage {
 
     /// The records of the guest's journal in it.
     pub fn journal(&self) -> Result<Vec<Record>> {
-        let content = self.read("/journal")?;
-        let (records, _torn) = content.as_chunks::<{ Record::SIZE }>();
-        Ok(records.iter().map(|bytes| Record::from_bytes(*bytes)).collect())
+        Ok(Record::read_all(&self.read("/journal")?))
     }
 }
 

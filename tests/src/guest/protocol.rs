@@ -70,6 +70,13 @@ impl Record {
         self.history == chain(history, self.id, self.checksum)
     }
 
+    /// The records in the file of a journal. It has room for more, which is blank.
+    pub fn read_all(content: &[u8]) -> Vec<Self> {
+        let (records, _) = content.as_chunks::<{ Self::SIZE }>();
+        let written = records.iter().take_while(|bytes| **bytes != [0; Self::SIZE]);
+        written.map(|bytes| Self::from_bytes(*bytes)).collect()
+    }
+
     /// Its bytes.
     pub fn to_bytes(self) -> [u8; Self::SIZE] {
         words([self.id, self.checksum, self.history])
@@ -227,5 +234,13 @@ mod tests {
         assert!(record.follows(7));
         assert!(!record.follows(8));
         assert!(!Record { id: 2, ..record }.follows(7));
+    }
+
+    #[test]
+    fn records_end_where_the_file_is_blank() {
+        let record = Record::next(0, 0, b"");
+        let content = [record.to_bytes().as_slice(), &[0; 100]].concat();
+        assert_eq!(Record::read_all(&content), [record]);
+        assert_eq!(Record::read_all(&[]), []);
     }
 }

@@ -15,6 +15,7 @@ mod folders;
 mod host;
 mod namespace;
 pub mod network;
+mod witness;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,6 +27,7 @@ pub use folders::{Cache, binaries, repository};
 pub use host::{Host, Output, RemoteProcess};
 pub use namespace::Namespace;
 pub use network::Network;
+pub use witness::{Speech, Witness};
 
 use direct::DirectHost;
 use emulated::Emulation;

@@ -60,6 +60,12 @@ impl<'a> GuestClient<'a> {
         }
     }
 
+    /// Has the guest switch itself off. It may be gone before its answer is.
+    pub fn power_off(&self) -> Result<()> {
+        let _ = self.control()?.ask(&Ask::PowerOff);
+        Ok(())
+    }
+
     /// Starts a client of the journal over a new connection.
     pub fn journal(&self, pace: Pace, start: Instant) -> Result<JournalLoad> {
         Ok(JournalLoad::start(self.connect(JOURNAL_PORT)?, pace, start))

@@ -45,6 +45,12 @@ impl VmOptions {
         format!("guest{}", self.address_index)
     }
 
+    /// The MAC address of its network card.
+    pub fn mac(&self) -> [u8; 6] {
+        // An address below 100 is one byte.
+        [0x52, 0x54, 0x00, 0x77, 0x01, self.address_index as u8]
+    }
+
     /// Everything but what differs from one VMM to the other.
     pub(super) fn words(
         &self,
@@ -66,7 +72,11 @@ impl VmOptions {
             "off".to_owned(),
             "--net".to_owned(),
             // With an address of its own choice, a guest would not be known to the client that knew the one before it.
-            format!("tap={},mac=52:54:00:77:01:{:02x}", self.tap(), self.address_index),
+            format!(
+                "tap={},mac={}",
+                self.tap(),
+                self.mac().map(|byte| format!("{byte:02x}")).join(":")
+            ),
         ];
         if let Some(disk) = disk {
             words.extend(["--disk".to_owned(), format!("path={}", disk.display())]);
@@ -131,7 +141,8 @@ pub struct PairOptions {
     pub arbiter: Arbiter,
     /// The port on which backups listen.
     pub port: u16,
-    /// Silence that counts as loss, in ms; the VMM's own default if not given.
+    /// Silence that counts as loss, in ms; the VMM's own default if not given. Here it is longer unless chosen: on a busy
+    /// machine an emulated host may be silent for a second, and a killed process is noticed at once by its closed channel.
     pub timeout_ms: Option<u64>,
     /// More fields for `--ft role=primary`, as `key=value`.
     pub fields: Vec<String>,
@@ -146,7 +157,7 @@ impl Default for PairOptions {
             ack: Acknowledgement::default(),
             arbiter: Arbiter::default(),
             port: 7000,
-            timeout_ms: None,
+            timeout_ms: Some(3000),
             fields: Vec::new(),
             backup_arguments: Vec::new(),
         }

@@ -13,7 +13,6 @@ use super::single::{BOOT_TIMEOUT, SHUTDOWN_TIMEOUT};
 use super::wait::wait_until;
 use super::{FtInfo, GuestClient, PairOptions, VmmProcess};
 use crate::guest::disk::DiskImage;
-use crate::guest::protocol::Ask;
 use crate::runner::network::guest_address;
 use crate::runner::{Cluster, Ended};
 
@@ -104,6 +103,16 @@ impl<'a> Pair<'a> {
         self.backup.as_mut()
     }
 
+    /// The last primary that was replaced.
+    pub fn former(&mut self) -> Option<&mut VmmProcess<'a>> {
+        self.former.as_mut()
+    }
+
+    /// The MAC address of the VM.
+    pub fn mac(&self) -> [u8; 6] {
+        self.options.vm.mac()
+    }
+
     /// The way to the services in the VM.
     pub fn guest(&self) -> GuestClient<'a> {
         self.guest
@@ -158,8 +167,14 @@ impl<'a> Pair<'a> {
                 backup.must_run()?;
             }
             // Before its API is up there is no answer.
-            let info = self.primary.ft_info().ok();
-            Ok(info.filter(|info| info.state == "protected").map(drop))
+            match self.primary.ft_info() {
+                Err(_) => Ok(None),
+                Ok(info) => match info.state.as_str() {
+                    "protected" => Ok(Some(())),
+                    "joining" => Ok(None),
+                    state => bail!("the primary is {state} and not joining: {}", last_event(&info)),
+                },
+            }
         });
         waited.with_context(|| self.describe())
     }
@@ -208,8 +223,7 @@ impl<'a> Pair<'a> {
 
     /// Has the guest switch itself off; how the primary and the backup, if there is one, ended.
     pub fn shutdown(&mut self) -> Result<(Ended, Option<Ended>)> {
-        let asked = self.guest.control().and_then(|mut control| control.ask(&Ask::PowerOff));
-        asked.with_context(|| self.describe())?;
+        self.guest.power_off().with_context(|| self.describe())?;
         let primary = self.primary.wait(SHUTDOWN_TIMEOUT)?;
         let backup = match &mut self.backup {
             Some(backup) => Some(backup.wait(SHUTDOWN_TIMEOUT)?),
@@ -229,6 +243,10 @@ impl<'a> Pair<'a> {
         let vmms = [self.former.as_ref(), Some(&self.primary), self.backup.as_ref()];
         vmms.into_iter().flatten().map(VmmProcess::describe).collect()
     }
+}
+
+fn last_event(info: &FtInfo) -> &str {
+    info.last_event.as_ref().map_or("", |event| &event.what)
 }
 
 /// Whether whoever says this runs the VM for the world.

@@ -9,7 +9,6 @@ use anyhow::{Context, Result};
 use super::prepare::{Prepared, prepare};
 use super::{GuestClient, VmOptions, VmmProcess};
 use crate::guest::disk::DiskImage;
-use crate::guest::protocol::Ask;
 use crate::runner::network::guest_address;
 use crate::runner::{Cluster, Ended};
 
@@ -58,8 +57,7 @@ impl<'a> SingleVm<'a> {
 
     /// Has the guest switch itself off; how the VMM ended.
     pub fn shutdown(&mut self) -> Result<Ended> {
-        let asked = self.guest.control().and_then(|mut control| control.ask(&Ask::PowerOff));
-        asked.with_context(|| self.vmm.describe())?;
+        self.guest.power_off().with_context(|| self.vmm.describe())?;
         self.vmm.wait(SHUTDOWN_TIMEOUT)
     }
 }

@@ -132,6 +132,17 @@ impl VirtioPci {
         Ok(Self { state })
     }
 
+    /// The device after the machine's reset: as new, but disk requests that are open stay open
+    /// until they are completed, and their tokens are not used again.
+    pub fn power_cycle(&mut self, effects: &mut Vec<Effect>) {
+        let mut model = self.state.model.clone();
+        model.reset(self.state.device, effects);
+        // What was possible when the device was made is so still.
+        if let Ok(fresh) = Self::new(self.state.device, model, self.state.pci.slot) {
+            *self = fresh;
+        }
+    }
+
     /// Number of the device.
     pub fn device(&self) -> u16 {
         self.state.device

@@ -217,9 +217,9 @@ impl FtFields {
         in_range("timeout_ms", timings.timeout_ms, 1, TIME_MS_MAX)?;
         in_range("connect_timeout_ms", timings.connect_timeout_ms, 1, TIME_MS_MAX)?;
         in_range("max_lag_ms", timings.max_lag_ms, 1, TIME_MS_MAX)?;
-        if timings.timeout_ms < 2 * timings.heartbeat_ms {
+        if timings.timeout_ms < 4 * timings.heartbeat_ms {
             return Err(ConfigError::contradiction(format!(
-                "--ft: timeout_ms={} is less than twice heartbeat_ms={}: one late heartbeat would \
+                "--ft: timeout_ms={} is less than four times heartbeat_ms={}: one late heartbeat would \
                  count as a dead host. Make the timeout longer or the heartbeats more frequent.",
                 timings.timeout_ms, timings.heartbeat_ms
             )));

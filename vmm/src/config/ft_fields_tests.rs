@@ -202,10 +202,10 @@ fn an_arbiter_must_mean_the_same_file_on_both_hosts() {
 fn times_that_cannot_work_are_refused() {
     assert_eq!(
         sentence(&format!("{PRIMARY},heartbeat_ms=300")),
-        "--ft: timeout_ms=500 is less than twice heartbeat_ms=300: one late heartbeat would count \
-         as a dead host. Make the timeout longer or the heartbeats more frequent."
+        "--ft: timeout_ms=500 is less than four times heartbeat_ms=300: one late heartbeat \
+         would count as a dead host. Make the timeout longer or the heartbeats more frequent."
     );
-    parse(&format!("{PRIMARY},heartbeat_ms=250"));
+    parse(&format!("{PRIMARY},heartbeat_ms=125"));
     assert_eq!(
         sentence(&format!("{PRIMARY},heartbeat_ms=0")),
         "--ft: heartbeat_ms=0 cannot be read: a number from 1 to 60000 is needed."

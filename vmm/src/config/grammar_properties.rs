@@ -76,7 +76,7 @@ prop_compose! {
         digest_every in 1..=u64::MAX,
         udp_port in of(1..=u16::MAX),
     ) -> FtConfig {
-        let timeout_ms = 2 * heartbeat_ms + patience;
+        let timeout_ms = 4 * heartbeat_ms + patience;
         FtConfig {
             mode: FtMode::Primary { peer: PeerAddress { host, port } },
             ack: if verified { AckMode::Verified } else { AckMode::Received },

@@ -98,10 +98,13 @@ impl VmConfig {
     fn validate_consoles(&self) -> Result<(), ConfigError> {
         validate_console("serial", &self.serial)?;
         validate_console("console", &self.console)?;
-        if self.console.mode == ConsoleMode::Socket {
-            return Err(ConfigError::contradiction(
-                "The console cannot be a socket; the serial port can (--serial socket=PATH).",
-            ));
+        let sockets = [("serial port", &self.serial), ("console", &self.console)];
+        if let Some((name, _)) =
+            sockets.into_iter().find(|(_, console)| console.mode == ConsoleMode::Socket)
+        {
+            return Err(ConfigError::contradiction(format!(
+                "The {name} cannot be a socket yet; use tty, file=PATH, null or off."
+            )));
         }
         if self.serial.mode == ConsoleMode::Tty && self.console.mode == ConsoleMode::Tty {
             return Err(ConfigError::contradiction(

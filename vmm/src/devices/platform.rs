@@ -90,6 +90,14 @@ impl Platform {
         }
     }
 
+    /// The platform after the machine's reset. The clock's battery keeps it going.
+    pub fn power_cycle(&mut self) {
+        let serial = self.state.uart.is_some();
+        let rtc = self.state.rtc.clone();
+        *self = Self::new(PlatformConfig { serial, boot_time_unix_ns: 0 });
+        self.state.rtc = rtc;
+    }
+
     /// Fires every timer due at or before `now`, in ns of machine time. A periodic timer that is
     /// several periods late fires once.
     pub fn advance(&mut self, now: u64) {

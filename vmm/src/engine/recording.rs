@@ -33,6 +33,8 @@ pub(super) struct Recording {
     released: u64,
     /// Outputs noted and not sent yet.
     outputs: Vec<(Noted, Output)>,
+    /// The log has its end: no record may follow.
+    ended: bool,
 }
 
 impl Recording {
@@ -89,6 +91,7 @@ impl Engine {
             state_digest_due: moment.saturating_add(digest_every),
             released: 0,
             outputs: Vec::new(),
+            ended: false,
         }));
         self.inbox.shared().forget_released();
         self.machine.vm.track_dirty(true)?;
@@ -125,6 +128,7 @@ impl Engine {
         let moment = self.machine.moment();
         if let Mode::Recording(recording) = &mut self.mode {
             recording.recorder.end(moment, reason);
+            recording.ended = true;
         }
         self.emit(true)
     }
@@ -239,7 +243,8 @@ impl Engine {
         let moment = self.machine.moment();
         let released = self.inbox.shared().released();
         let Mode::Recording(recording) = &mut self.mode else { return Ok(()) };
-        if released > recording.released && recording.gathering_since_ns.is_some() {
+        let news = released > recording.released && recording.gathering_since_ns.is_some();
+        if news && !recording.ended {
             recording.released = released;
             recording.recorder.released(moment, released);
         }
@@ -254,7 +259,8 @@ impl Engine {
     fn digest_state_when_due(&mut self) -> Result<(), Error> {
         let moment = self.machine.moment();
         let Mode::Recording(recording) = &mut self.mode else { return Ok(()) };
-        if moment < recording.state_digest_due || self.machine.inside_interval() {
+        let due = moment >= recording.state_digest_due && !recording.ended;
+        if !due || self.machine.inside_interval() {
             return Ok(());
         }
         recording.state_digest_due = moment.saturating_add(recording.digest_every);

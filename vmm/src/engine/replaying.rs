@@ -316,9 +316,9 @@ impl Engine {
         self.mode = Mode::Live;
         self.apply_pace();
         self.clock.start();
-        self.reports.send(Report::Live(self.machine.moment()));
         let outputs: Vec<_> =
             self.machine.standing_outputs().into_iter().map(|o| (NOT_LOGGED, o)).collect();
         self.reports.send(Report::Emission { chunks: Vec::new(), outputs });
+        self.reports.send(Report::Live(self.machine.moment()));
     }
 }

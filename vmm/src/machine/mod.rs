@@ -3,7 +3,7 @@
 //! Owns the order in which things happen to the guest: an exit is handled, inputs are applied, an
 //! interrupt is perhaps injected, the guest runs on. Nothing here reads a clock, a file, a socket
 //! or randomness: time comes from the [`Clock`] that the caller passes, everything else through
-//! [`Machine::apply`]. Does not own: threads, queues, where inputs come from (`crate::runner`) or
+//! [`Machine::apply`]. Does not own: threads, queues, where inputs come from (`crate::engine`) or
 //! what becomes of outputs (`crate::shell`).
 
 mod bus;
@@ -80,10 +80,12 @@ impl Machine {
         self.moment
     }
 
-    /// Takes over a platform, devices and vCPU as they are after a reset.
-    pub(crate) fn reset(&mut self, platform: Platform, virtio: Vec<VirtioPci>) {
-        self.platform = platform;
-        self.virtio = virtio;
+    /// Puts every model into its state after a reset.
+    pub(crate) fn power_cycle(&mut self) {
+        self.platform.power_cycle();
+        for index in 0..self.virtio.len() {
+            self.with_device(index, |device, _, effects| device.power_cycle(effects));
+        }
         self.halted = false;
         self.inside_interval = false;
     }

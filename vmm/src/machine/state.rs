@@ -54,7 +54,7 @@ impl Machine {
     pub fn state(&self) -> MachineState {
         MachineState {
             halted: self.halted,
-            platform: self.platform.state().clone(),
+            platform: self.platform.state(),
             virtio: self.virtio.iter().map(|function| function.state.clone()).collect(),
         }
     }
@@ -64,8 +64,8 @@ impl Machine {
     /// # Errors
     /// A device's state contradicts itself.
     pub fn restore_models(&mut self, state: MachineState) -> Result<(), Error> {
-        let virtio = state.virtio.into_iter().map(VirtioPci::restore).collect::<Result<_, _>>()?;
-        self.reset(Platform::restore(state.platform), virtio);
+        self.virtio = state.virtio.into_iter().map(VirtioPci::restore).collect::<Result<_, _>>()?;
+        self.platform = Platform::restore(state.platform);
         self.halted = state.halted;
         Ok(())
     }

@@ -16,7 +16,7 @@ use serde_json::json;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::logged::described;
-use super::primary::{arbiter_directory, ask_arbiter, now_ms};
+use super::primary_side::{arbiter_directory, ask_arbiter, now_ms};
 use super::protection::Protection;
 use super::vm::Running;
 use super::world::disk_capacities;
@@ -331,10 +331,16 @@ impl Shell {
     }
 
     fn build_follower(&mut self, prologue: &Prologue) -> Result<(), Error> {
-        let (config, cpuid) = described(prologue)?;
+        let (config, cpuid, disk_sectors) = described(prologue)?;
         let config = apply_overrides(config, &self.invocation.overrides)?;
         // A disk of another size would be found out by the guest, after a takeover.
-        disk_capacities(&config)?;
+        if disk_capacities(&config)? != disk_sectors {
+            return Err(Error::Refused(
+                "the disks on the backup's host are not as large as the primary's: give the \
+                 backup --disk id=…,path=… for the storage that both hosts share"
+                    .into(),
+            ));
+        }
         let Protection::Backup(side) = &mut self.protection else { return Ok(()) };
         let arbiter = match &side.config.arbiter {
             Some(arbiter) => Some(arbiter.clone()),
@@ -364,7 +370,7 @@ impl Shell {
         side.ledger = Ledger::new();
         side.has_state = false;
         side.log_end = None;
-        let mut running = Running::follow(&config, &cpuid, &self.poller)?;
+        let mut running = Running::follow(&config, &cpuid, disk_sectors, &self.poller)?;
         let opened = running.open_world(&config);
         self.running = Some(running);
         self.config = Some(config);
@@ -480,7 +486,7 @@ impl Shell {
         self.statistics.moment = moment;
         self.started = true;
         self.paused = false;
-        self.events.report("ft", "live", json!({ "moment": moment }));
+        self.events.report("ft", "live", &json!({ "moment": moment }));
         let off = self.backup_side().is_some_and(|side| side.log_end == Some(EndReason::PowerOff));
         if off {
             self.outcome = Some(Outcome::Well);
@@ -505,7 +511,7 @@ impl Shell {
 
     fn on_backup_happening(&mut self, happening: &Happening) {
         self.statistics.happened(happening.to_string());
-        self.events.report("ft", "happened", json!({ "what": happening.to_string() }));
+        self.events.report("ft", "happened", &json!({ "what": happening.to_string() }));
     }
 
     /// A follower's machine has ended: by a divergence, which was reported, or by a failure, which

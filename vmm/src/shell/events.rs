@@ -37,7 +37,7 @@ impl Events {
     }
 
     /// Reports one event.
-    pub(super) fn report(&mut self, source: &str, event: &str, properties: Value) {
+    pub(super) fn report(&mut self, source: &str, event: &str, properties: &Value) {
         let Some(file) = &mut self.file else { return };
         let passed = self.started.elapsed();
         let line = json!({

@@ -103,7 +103,7 @@ impl Shell {
         })?;
         self.booted = false;
         self.config = Some(config);
-        self.events.report("vm", "created", json!({}));
+        self.events.report("vm", "created", &json!({}));
         Ok(())
     }
 
@@ -114,7 +114,7 @@ impl Shell {
         let Some(config) = self.config.clone() else {
             return Err(Error::Refused("there is no VM to boot; create one first".into()));
         };
-        self.events.report("vm", "booting", json!({}));
+        self.events.report("vm", "booting", &json!({}));
         // A VM that is to be logged stands still until its log begins.
         let logged = config.ft.clone();
         let undo = self.invocation.debug_undo.clone();
@@ -133,7 +133,7 @@ impl Shell {
         } else {
             self.started = true;
         }
-        self.events.report("vm", "booted", json!({}));
+        self.events.report("vm", "booted", &json!({}));
         Ok(())
     }
 
@@ -173,7 +173,7 @@ impl Shell {
         self.must_run()?;
         self.end_protection();
         self.end_vm();
-        self.events.report("vm", "shutdown", json!({}));
+        self.events.report("vm", "shutdown", &json!({}));
         Ok(())
     }
 
@@ -185,7 +185,7 @@ impl Shell {
         self.end_vm();
         self.config = None;
         self.booted = false;
-        self.events.report("vm", "deleted", json!({}));
+        self.events.report("vm", "deleted", &json!({}));
         Ok(())
     }
 

@@ -12,6 +12,7 @@ use ft::{
     prologue::LogStart,
 };
 use hypervisor::{Cpuid, Kvm};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -88,13 +89,22 @@ impl Progress {
     }
 }
 
+/// The VM as the other side has to build it.
+#[derive(Serialize, Deserialize)]
+struct Description {
+    /// Its configuration: a whole JSON object, read by its own rules.
+    vm: serde_json::Value,
+    /// Sectors of each disk, in the configuration's order: the guest knows them.
+    disk_sectors: Vec<u64>,
+}
+
 /// What a log of this VM says about itself.
 ///
 /// # Errors
 /// The configuration cannot be written as JSON.
 pub(super) fn prologue(
     config: &VmConfig,
-    cpuid: &Cpuid,
+    running: &Running,
     digest_mode: DigestMode,
     settings: Settings,
 ) -> Result<Prologue, Error> {
@@ -102,8 +112,10 @@ pub(super) fn prologue(
     let mut config = config.clone();
     // How the VM is protected is no part of what the guest is.
     config.ft = None;
-    let machine = serde_json::to_vec(&config).map_err(|error| encoded(&error))?;
-    let cpuid = serde_json::to_vec(cpuid).map_err(|error| encoded(&error))?;
+    let vm = serde_json::to_value(&config).map_err(|error| encoded(&error))?;
+    let description = Description { vm, disk_sectors: running.disk_sectors.clone() };
+    let machine = serde_json::to_vec(&description).map_err(|error| encoded(&error))?;
+    let cpuid = serde_json::to_vec(&running.cpuid).map_err(|error| encoded(&error))?;
     Ok(Prologue {
         assumptions: Assumptions::new(&build_id(), xxh3_64(&cpuid)),
         vm_id: random_id()?,
@@ -117,17 +129,19 @@ pub(super) fn prologue(
     })
 }
 
-/// The VM that a prologue describes.
+/// The VM that a prologue describes: configuration, the guest's CPUID, sectors of its disks.
 ///
 /// # Errors
 /// The other side's build is another, or its description cannot be read.
-pub(super) fn described(prologue: &Prologue) -> Result<(VmConfig, Cpuid), Error> {
+pub(super) fn described(prologue: &Prologue) -> Result<(VmConfig, Cpuid, Vec<u64>), Error> {
     let mine = Assumptions::new(&build_id(), xxh3_64(&prologue.cpuid));
     prologue.check(&mine).map_err(|mismatch| Error::Refused(mismatch.to_string()))?;
-    let config = VmConfig::from_json(&prologue.machine)?;
+    let description: Description = serde_json::from_slice(&prologue.machine)
+        .map_err(|error| Error::State(error.to_string()))?;
+    let config = VmConfig::from_json(description.vm.to_string().as_bytes())?;
     let cpuid =
         serde_json::from_slice(&prologue.cpuid).map_err(|error| Error::State(error.to_string()))?;
-    Ok((config, cpuid))
+    Ok((config, cpuid, description.disk_sectors))
 }
 
 impl Shell {
@@ -136,11 +150,11 @@ impl Shell {
             return Err(Error::Refused("there is no VM to record".into()));
         };
         let settings = Settings::default();
-        let prologue = prologue(config, &running.cpuid, DigestMode::Registers, settings)?;
+        let prologue = prologue(config, running, DigestMode::Registers, settings)?;
         self.protection = Protection::Recording(LogWriter::create(path, &prologue)?);
         self.send(Message::Record(JoinKind::File, ft.digest_every));
         self.statistics.happened(format!("Recording into {}", path.display()));
-        self.events.report("ft", "recording", json!({ "log": path }));
+        self.events.report("ft", "recording", &json!({ "log": path }));
         Ok(())
     }
 
@@ -153,7 +167,7 @@ impl Shell {
             Err(error) => {
                 log::error!("{error}");
                 self.statistics.happened(format!("Recording ended: {error}"));
-                self.events.report("ft", "recording-failed", json!({ "why": error.to_string() }));
+                self.events.report("ft", "recording-failed", &json!({ "why": error.to_string() }));
                 self.protection = Protection::None;
                 self.send(Message::StopRecording(None));
                 if self.invocation.ft.is_some() {
@@ -163,7 +177,7 @@ impl Shell {
             Ok(()) if ended => {
                 self.leave_protection();
                 self.statistics.happened("Recording ended");
-                self.answer(Awaits::Unprotected, Ok(()));
+                self.answer(Awaits::Unprotected, &Ok(()));
             }
             Ok(()) => {}
         }
@@ -171,7 +185,7 @@ impl Shell {
 
     pub(super) fn begin_replay(&mut self, path: &Path) -> Result<(), Error> {
         let reader = LogReader::open(path)?;
-        let (config, mut cpuid) =
+        let (config, mut cpuid, disk_sectors) =
             described(reader.prologue()).map_err(|error| reader.broken(&error))?;
         let undo = &self.invocation.debug_undo;
         if undo.contains(&DebugUndo::ApicId) {
@@ -181,7 +195,7 @@ impl Shell {
         let config = apply_overrides(config, &self.invocation.overrides)?;
         let nothing = ConsoleConfig { mode: ConsoleMode::Null, ..config.serial.clone() };
         let serial = self.invocation.overrides.serial.clone().unwrap_or(nothing);
-        let running = Running::follow(&config, &cpuid, self.poller())?;
+        let running = Running::follow(&config, &cpuid, disk_sectors, self.poller())?;
         self.running = Some(running);
         self.config = Some(config);
         self.booted = true;

@@ -8,12 +8,14 @@
 mod backup;
 mod console;
 mod events;
+mod farewell;
 mod info;
 mod lifecycle;
 mod logged;
 mod ordering;
 mod poller;
 mod primary;
+mod primary_side;
 mod protection;
 mod reports;
 mod signals;
@@ -31,7 +33,7 @@ pub use world::{World, disk_capacities};
 use self::events::Events;
 use self::ordering::HeldWrites;
 use self::protection::Protection;
-use self::signals::Signals;
+use self::signals::{Signal, Signals};
 use crate::api::{ApiQueue, ReplySender};
 use crate::cli::Invocation;
 use crate::config::VmConfig;
@@ -80,6 +82,8 @@ pub struct Shell {
     statistics: Statistics,
     calls: Vec<(Awaits, ReplySender)>,
     outcome: Option<Outcome>,
+    /// A signal to end is being carried out by handing the VM over.
+    terminating: bool,
     /// Something that the user must hear of went wrong while the VM ran on.
     failure: Option<String>,
 }
@@ -111,6 +115,7 @@ impl Shell {
             statistics: Statistics::default(),
             calls: Vec::new(),
             outcome: None,
+            terminating: false,
             failure: None,
         })
     }
@@ -154,9 +159,8 @@ impl Shell {
                 Ok(())
             }
             Source::Signals => {
-                if let Some(name) = self.signals.take() {
-                    log::info!("{name}: ending");
-                    self.outcome = Some(Outcome::Well);
+                if let Some(signal) = self.signals.take() {
+                    self.on_signal(signal);
                 }
                 Ok(())
             }
@@ -174,6 +178,18 @@ impl Shell {
                 self.on_protection(source)
             }
         }
+    }
+
+    /// A host that shuts down sends SIGTERM: a protected VM moves to its backup then. Told again,
+    /// or where there is nowhere to go, the VM ends.
+    fn on_signal(&mut self, signal: Signal) {
+        if signal == Signal::Terminate && !self.terminating && self.begin_handover().is_ok() {
+            self.terminating = true;
+            self.statistics.happened("Told to end: handing the VM over to the backup");
+            return;
+        }
+        log::info!("told to end by a signal");
+        self.outcome = Some(Outcome::Well);
     }
 
     fn world(&mut self) -> Option<(&mut World, &Poller)> {

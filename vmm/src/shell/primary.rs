@@ -3,164 +3,31 @@
 //! Owns what the primary's actions do here: the gate in front of the world, the stream to the
 //! backup, the lease. Which action when is `ft::Primary`'s decision alone.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use ft::recorder::Noted;
-use ft::{
-    Action, Answer, Chunk, DigestMode, Event, Gate, HaltReason, Happening, Link, Output, Primary,
-    PrimaryState, Settings, Weight,
-};
-use hypervisor::{boottime_ms, monotonic_ns};
+use ft::{Action, Chunk, DigestMode, Event, Gate, Happening, Link, Output, Primary, PrimaryState};
+use hypervisor::monotonic_ns;
 use serde_json::json;
 
 use super::logged::prologue;
+use super::primary_side::{
+    Brakes, GATE_LIMIT_BYTES, Handover, Held, PrimarySide, arbiter_directory, ask_arbiter, now_ms,
+    settings,
+};
 use super::protection::Protection;
-use super::{Awaits, Interest, Outcome, Poller, Shell, Source};
-use crate::api::ApiError;
-use crate::config::{AckMode, Arbiter, FtConfig, PeerAddress};
-use crate::engine::{Ended, JoinKind, Message};
+use super::{Awaits, Interest, Outcome, Shell, Source};
+use crate::config::{FtConfig, PeerAddress};
+use crate::engine::{JoinKind, Message};
 use crate::error::Error;
 use crate::identity::{hex, random_id};
 use crate::replica::{Channel, Heartbeats, Helped, Helpers};
 
-/// Outputs held beyond this many bytes stop the machine.
-const GATE_LIMIT_BYTES: usize = 64 << 20;
-
-/// An output that waits, and its place in the log.
-struct Held {
-    sequence: u64,
-    output: Output,
-}
-
-impl Weight for Held {
-    fn weight_bytes(&self) -> usize {
-        self.output.weight_bytes()
-    }
-}
-
-/// What the shell keeps for a VM that is protected, or was or is to be.
-pub(super) struct PrimarySide {
-    pub primary: Primary,
-    config: FtConfig,
-    pub peer: String,
-    vm_id: [u8; 16],
-    /// Tells this process from the other side when the arbiter is asked.
-    claimant: String,
-    helpers: Helpers,
-    channel: Option<Channel>,
-    heartbeats: Option<Heartbeats>,
-    gate: Gate<Held>,
-    gate_closed: bool,
-    /// Outputs that may leave as soon as the lease says so.
-    leaving: std::collections::VecDeque<Held>,
-    stalled_by_gate: bool,
-    stalled_by_log: bool,
-    /// The VM stands still until its log begins.
-    starting: bool,
-    /// The machine's log has ended for a planned move, at this moment.
-    handing_over: Option<u64>,
-    /// End moments of chunks that are not acknowledged yet.
-    chunk_ends: std::collections::VecDeque<(u64, u64)>,
-    holding: bool,
-    connecting: bool,
-}
-
-/// Milliseconds of the clock that all of a replica's timers share.
-pub(super) fn now_ms() -> u64 {
-    boottime_ms()
-}
-
-pub(super) fn settings(config: &FtConfig) -> Settings {
-    Settings {
-        ack: match config.ack {
-            AckMode::Received => ft::AckMode::Received,
-            AckMode::Verified => ft::AckMode::Verified,
-        },
-        heartbeat_ms: config.timings.heartbeat_ms,
-        timeout_ms: config.timings.timeout_ms,
-        lease_ms: config.timings.timeout_ms / 2,
-        silence_ms: config.timings.timeout_ms.saturating_mul(2).max(2_000),
-        lag_limit_ms: config.timings.timeout_ms.saturating_mul(4).max(10_000),
-        log_limit_bytes: config.log_buffer,
-        ..Settings::default()
-    }
-}
-
-/// The directory of a `file:` arbiter; `None` where the user wants no arbiter.
-pub(super) fn arbiter_directory(arbiter: Option<&Arbiter>) -> Option<PathBuf> {
-    match arbiter {
-        Some(Arbiter::File { path }) => Some(path.clone()),
-        Some(Arbiter::None) | None => None,
-    }
-}
-
-/// Asks the arbiter on a thread; without one the answer is yes at once.
-pub(super) fn ask_arbiter(
-    helpers: &Helpers,
-    directory: Option<PathBuf>,
-    vm_id: [u8; 16],
-    generation: u64,
-    claimant: &str,
-) -> Option<Answer> {
-    let Some(directory) = directory else { return Some(Answer::Won) };
-    match helpers.ask_arbiter(directory, hex(&vm_id), generation, claimant.to_owned()) {
-        Ok(()) => None,
-        Err(error) => {
-            log::error!("the arbiter cannot be asked: {error}");
-            Some(Answer::Unreachable)
-        }
-    }
-}
-
-impl PrimarySide {
-    pub(super) fn is_solo(&self) -> bool {
-        self.primary.state() == PrimaryState::Solo && !self.connecting
-    }
-
-    pub(super) fn needs_ticks(&self) -> bool {
-        !self.is_solo() || !self.leaving.is_empty()
-    }
-
-    /// Outputs held now.
-    pub(super) fn outputs_held(&self) -> u64 {
-        (self.gate.len() + self.leaving.len()) as u64
-    }
-
-    /// How long half of the outputs and 99 in 100 of them waited at most, in µs.
-    pub(super) fn delays_us(&self) -> (u64, u64) {
-        let quantile = |per_mille| self.gate.delays().quantile_us(per_mille).unwrap_or(0);
-        (quantile(500), quantile(990))
-    }
-
-    pub(super) fn ack(&self) -> AckMode {
-        self.config.ack
-    }
-
-    pub(super) fn connecting(&self) -> bool {
-        self.connecting
-    }
-
-    pub(super) fn close(mut self, poller: &Poller) {
-        self.close_channel(poller);
-        poller.forget(self.helpers.as_raw_fd());
-    }
-
-    fn close_channel(&mut self, poller: &Poller) {
-        if let Some(mut channel) = self.channel.take() {
-            channel.flush();
-            poller.forget(channel.as_raw_fd());
-        }
-        if let Some(heartbeats) = self.heartbeats.take() {
-            poller.forget(heartbeats.as_raw_fd());
-        }
-    }
-}
-
 impl Shell {
-    fn primary_side(&mut self) -> Option<&mut PrimarySide> {
+    pub(super) fn primary_side(&mut self) -> Option<&mut PrimarySide> {
         match &mut self.protection {
             Protection::Primary(side) => Some(side),
             Protection::None
@@ -207,12 +74,11 @@ impl Shell {
             heartbeats: None,
             gate: Gate::new(GATE_LIMIT_BYTES),
             gate_closed: false,
-            leaving: std::collections::VecDeque::new(),
-            stalled_by_gate: false,
-            stalled_by_log: false,
+            leaving: VecDeque::new(),
+            brakes: Brakes::default(),
             starting,
             handing_over: None,
-            chunk_ends: std::collections::VecDeque::new(),
+            chunk_ends: VecDeque::new(),
             holding: false,
             connecting: true,
         }));
@@ -273,7 +139,7 @@ impl Shell {
         };
         let Protection::Primary(side) = &mut self.protection else { return Ok(()) };
         let settings = settings(&side.config);
-        let mut prologue = prologue(config, &running.cpuid, DigestMode::EveryChunk, settings)?;
+        let mut prologue = prologue(config, running, DigestMode::EveryChunk, settings)?;
         prologue.arbiter =
             side.config.arbiter.as_ref().map_or_else(String::new, ToString::to_string);
         let channel = Channel::new(stream, Link::primary(side.primary.generation()))?;
@@ -338,7 +204,7 @@ impl Shell {
         Ok(())
     }
 
-    fn step_primary(&mut self, event: Event) -> Result<(), Error> {
+    pub(super) fn step_primary(&mut self, event: Event) -> Result<(), Error> {
         let Some(side) = self.primary_side() else { return Ok(()) };
         let actions = side.primary.step(now_ms(), event);
         self.act_primary(actions)
@@ -369,7 +235,7 @@ impl Shell {
             self.hold_or_let_go(noted, output);
         }
         self.let_leave();
-        self.stall_when_full();
+        self.brake();
         Ok(())
     }
 
@@ -393,12 +259,16 @@ impl Shell {
     }
 
     /// Lets released outputs leave, as long as the lease lasts.
-    fn let_leave(&mut self) {
+    pub(super) fn let_leave(&mut self) {
         let (Protection::Primary(side), Some(running)) = (&mut self.protection, &mut self.running)
         else {
             return;
         };
-        let until_ms = side.primary.may_carry_out_until_ms();
+        // What has not left when the log ends for a planned move is the backup's to send.
+        let until_ms = match side.handing_over {
+            Some(Handover::Ended { .. } | Handover::Yielded) => 0,
+            Some(Handover::Stopping) | None => side.primary.may_carry_out_until_ms(),
+        };
         running.lease.set_until_ms(until_ms);
         let mut last = None;
         while now_ms() < until_ms
@@ -413,24 +283,22 @@ impl Shell {
         }
     }
 
-    /// Outputs that nobody acknowledges must not pile up without bound.
-    fn stall_when_full(&mut self) {
+    /// Stops the machine, or lets it go on, as the brakes say.
+    fn brake(&mut self) {
         let Some(side) = self.primary_side() else { return };
-        let full = side.gate.is_over_limit();
-        if full != side.stalled_by_gate {
-            side.stalled_by_gate = full;
-            let stalled = full || side.stalled_by_log;
-            self.send(Message::Stall(stalled));
+        side.brakes.gate = side.gate.is_over_limit();
+        if let Some(on) = side.brakes.change() {
+            self.send(Message::Stall(on));
         }
     }
 
-    fn act_primary(&mut self, actions: Vec<Action>) -> Result<(), Error> {
+    pub(super) fn act_primary(&mut self, actions: Vec<Action>) -> Result<(), Error> {
         for action in actions {
             self.act_primary_once(action)?;
         }
         self.note_progress();
         self.let_leave();
-        self.stall_when_full();
+        self.brake();
         self.watch_channel()
     }
 
@@ -461,9 +329,7 @@ impl Shell {
             }
             Action::Hold => side.holding = true,
             Action::Stall | Action::Unstall => {
-                side.stalled_by_log = action == Action::Stall;
-                let stalled = side.stalled_by_log || side.stalled_by_gate;
-                self.send(Message::Stall(stalled));
+                side.brakes.log = action == Action::Stall;
             }
             Action::GoSolo { .. } => self.go_solo(),
             Action::AskArbiter { generation } => {
@@ -500,57 +366,11 @@ impl Shell {
         }
     }
 
-    /// Nobody follows any more: everything held may leave, nothing is logged.
-    fn go_solo(&mut self) {
-        let handed = {
-            let Protection::Primary(side) = &mut self.protection else { return };
-            side.gate_closed = false;
-            side.holding = false;
-            (side.stalled_by_gate, side.stalled_by_log) = (false, false);
-            let held = side.gate.release(u64::MAX, monotonic_ns() / 1_000);
-            side.leaving.extend(held);
-            side.gate.restart();
-            side.close_channel(&self.poller);
-            side.handing_over.take()
-        };
-        self.let_leave();
-        self.send(Message::StopRecording(None));
-        self.send(Message::Stall(false));
-        if handed.is_some() {
-            self.send(Message::Resume);
-            self.answer(
-                Awaits::HandedOver,
-                Err(ApiError::failed("The backup was lost before it had the VM; it runs on here.")),
-            );
-        }
-        self.answer(Awaits::Unprotected, Ok(()));
-    }
-
-    /// The VM is somewhere else from now on, or must never speak again here.
-    fn halt_primary(&mut self, reason: &HaltReason) {
-        let outcome = match reason {
-            HaltReason::HandedOver { .. } => {
-                self.answer(Awaits::HandedOver, Ok(()));
-                Outcome::Well
-            }
-            HaltReason::Lost { .. } | HaltReason::Left | HaltReason::Diverged(_) => {
-                Outcome::Badly(format!("this side halts: {reason}"))
-            }
-        };
-        if let Some(running) = &self.running {
-            running.lease.set_until_ms(0);
-            running.lease.revoke();
-        }
-        self.end_vm();
-        self.leave_protection();
-        self.outcome = Some(outcome);
-    }
-
     fn on_primary_happening(&mut self, happening: &Happening) {
         self.statistics.happened(happening.to_string());
-        self.events.report("ft", "happened", json!({ "what": happening.to_string() }));
+        self.events.report("ft", "happened", &json!({ "what": happening.to_string() }));
         match happening {
-            Happening::Protected { .. } => self.answer(Awaits::Protected, Ok(())),
+            Happening::Protected { .. } => self.answer(Awaits::Protected, &Ok(())),
             Happening::JoinFailed { why } => self.join_failed(why),
             Happening::Diverged(_) => self.statistics.divergences += 1,
             Happening::Joining
@@ -574,96 +394,8 @@ impl Shell {
             side.chunk_ends.pop_front();
         }
         self.statistics.lag_ms = progress.lag_ms;
-    }
-
-    /// While outputs are held, the protocol wants to know when none is under way any more; a
-    /// planned move waits for the same.
-    fn say_when_quiet(&mut self) -> Result<(), Error> {
-        let quiet = self.running.as_ref().is_none_or(|running| running.lease.is_quiet());
-        let Protection::Primary(side) = &mut self.protection else { return Ok(()) };
-        if !quiet {
-            return Ok(());
-        }
-        if std::mem::take(&mut side.holding) {
-            return self.step_primary(Event::Quiet);
-        }
-        Ok(())
-    }
-
-    pub(super) fn dismiss_backup(&mut self) -> Result<(), ApiError> {
-        let Some(side) = self.primary_side() else { return Ok(()) };
-        let actions =
-            side.primary.disable(now_ms()).map_err(|error| ApiError::failed(error.to_string()))?;
-        self.act_primary(actions).map_err(|error| ApiError::failed(error.to_string()))
-    }
-
-    /// Stops the machine; once its log has ended, the backup is asked to go on.
-    pub(super) fn begin_handover(&mut self) -> Result<(), ApiError> {
-        let Some(side) = self.primary_side() else { return Ok(()) };
-        if side.primary.state() != PrimaryState::Protected || side.handing_over.is_some() {
-            return Err(ApiError::failed(
-                "The VM is not protected now (see ft-info), so it cannot be handed over.",
-            ));
-        }
-        side.handing_over = Some(0);
-        self.send(Message::HandOver);
-        Ok(())
-    }
-
-    pub(super) fn on_handed_over(&mut self, moment: u64) -> Result<(), Error> {
-        // No output may be under way when the backup is told to go on: it redoes those that are
-        // still here.
-        if let Some(running) = &self.running {
-            running.lease.set_until_ms(0);
-            while !running.lease.is_quiet() {
-                std::thread::sleep(Duration::from_micros(200));
-            }
-        }
-        let Some(side) = self.primary_side() else { return Ok(()) };
-        side.handing_over = Some(moment);
-        match side.primary.failover(now_ms()) {
-            Ok(actions) => self.act_primary(actions),
-            Err(error) => {
-                let error = ApiError::failed(error.to_string());
-                self.answer(Awaits::HandedOver, Err(error));
-                Ok(())
-            }
-        }
-    }
-
-    /// The machine has ended by itself. Its last outputs still have to wait for their log.
-    pub(super) fn primary_machine_ended(&mut self, ended: &Ended) -> bool {
-        let _ = ended;
-        false
-    }
-
-    /// The VM ends on purpose while it is protected: the backup is told not to take over.
-    pub(super) fn end_pair(&mut self) {
-        let talks = self.primary_side().is_some_and(|side| {
-            matches!(side.primary.state(), PrimaryState::Protected | PrimaryState::Protecting)
-        });
-        if talks && self.dismiss_backup().is_ok() {
-            self.wait_for_dismissal();
-        }
-    }
-
-    /// Serves the channel alone until the backup has answered, for a bounded time.
-    fn wait_for_dismissal(&mut self) {
-        let deadline = now_ms() + 2_000;
-        while now_ms() < deadline {
-            let waits = self
-                .primary_side()
-                .is_some_and(|side| side.primary.state() == PrimaryState::Leaving);
-            if !waits {
-                return;
-            }
-            let Ok(ready) = self.poller.wait(10) else { return };
-            for source in ready {
-                if matches!(source, Source::Channel | Source::Heartbeat | Source::Helpers) {
-                    let _ = self.on_primary_ready(source);
-                }
-            }
-            let _ = self.tick_primary();
-        }
+        let follows = side.primary.state() == PrimaryState::Protected;
+        let lag_ms = if follows { progress.lag_ms } else { 0 };
+        side.brakes.note_lag(lag_ms, side.config.timings.max_lag_ms);
     }
 }

@@ -5,7 +5,7 @@
 
 use super::backup::BackupSide;
 use super::logged::ReplayedLog;
-use super::primary::PrimarySide;
+use super::primary_side::PrimarySide;
 use super::{Awaits, Outcome, Poller, Shell, Source};
 use crate::api::ApiError;
 use crate::config::{FtConfig, FtMode};
@@ -159,7 +159,10 @@ impl Shell {
     pub(super) fn protection_outlives(&mut self, ended: &Ended) -> bool {
         match &self.protection {
             Protection::None | Protection::Recording(_) | Protection::Replaying(_) => false,
-            Protection::Primary(_) => self.primary_machine_ended(ended),
+            Protection::Primary(_) => {
+                self.primary_machine_ended(ended);
+                false
+            }
             Protection::Backup(_) => self.backup_machine_ended(ended),
         }
     }
@@ -194,7 +197,7 @@ impl Shell {
 
     /// Answers who waits for protection that it did not come about.
     pub(super) fn refuse_protection(&mut self, why: &str) {
-        self.answer(Awaits::Protected, Err(ApiError::failed(why)));
+        self.answer(Awaits::Protected, &Err(ApiError::failed(why)));
     }
 
     pub(super) fn poller(&self) -> &Poller {

@@ -59,25 +59,25 @@ impl Shell {
             Report::Drained(_) => self.on_drained()?,
             Report::Live(moment) => self.on_live(moment),
             Report::Diverged(divergence) => self.on_divergence(&divergence),
-            Report::Reset => self.events.report("vm", "rebooted", json!({})),
+            Report::Reset => self.events.report("vm", "rebooted", &json!({})),
             Report::Paused => {
                 self.paused = true;
-                self.events.report("vm", "paused", json!({}));
-                self.answer(Awaits::Paused, Ok(()));
+                self.events.report("vm", "paused", &json!({}));
+                self.answer(Awaits::Paused, &Ok(()));
             }
             Report::Resumed => {
                 self.paused = false;
-                self.events.report("vm", "resumed", json!({}));
-                self.answer(Awaits::Resumed, Ok(()));
+                self.events.report("vm", "resumed", &json!({}));
+                self.answer(Awaits::Resumed, &Ok(()));
             }
             Report::Recording(moment) => {
                 self.statistics.moment = moment;
                 if matches!(self.protection, Protection::Recording(_)) {
-                    self.answer(Awaits::Protected, Ok(()));
+                    self.answer(Awaits::Protected, &Ok(()));
                 }
             }
             Report::HandedOver(moment) => self.on_handed_over(moment)?,
-            Report::Ended(ended) => self.on_ended(ended),
+            Report::Ended(ended) => self.on_ended(&ended),
         }
         Ok(())
     }
@@ -115,14 +115,14 @@ impl Shell {
     fn on_divergence(&mut self, divergence: &DivergenceReport) {
         self.statistics.divergences += 1;
         self.statistics.happened(format!("The replay diverged at moment {}", divergence.moment));
-        self.events.report("ft", "diverged", json!({ "moment": divergence.moment }));
+        self.events.report("ft", "diverged", &json!({ "moment": divergence.moment }));
         self.on_diverged(divergence);
     }
 
-    fn on_ended(&mut self, ended: Ended) {
-        let outcome = match &ended {
+    fn on_ended(&mut self, ended: &Ended) {
+        let outcome = match ended {
             Ended::PowerOff => {
-                self.events.report("vm", "shutdown", json!({}));
+                self.events.report("vm", "shutdown", &json!({}));
                 Outcome::Well
             }
             Ended::Stopped => return,
@@ -133,7 +133,7 @@ impl Shell {
             log::error!("the VM ended: {why}");
             self.statistics.happened(format!("The VM ended: {why}"));
         }
-        if self.protection_outlives(&ended) {
+        if self.protection_outlives(ended) {
             return;
         }
         self.leave_protection();
@@ -144,7 +144,7 @@ impl Shell {
     }
 
     /// Answers every call that waits for `what`.
-    pub(super) fn answer(&mut self, what: Awaits, result: Result<(), ApiError>) {
+    pub(super) fn answer(&mut self, what: Awaits, result: &Result<(), ApiError>) {
         let (ready, waiting) =
             std::mem::take(&mut self.calls).into_iter().partition(|(awaits, _)| *awaits == what);
         self.calls = waiting;

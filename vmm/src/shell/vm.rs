@@ -14,10 +14,9 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::poller::{Interest, Poller, Source};
 use super::world::{World, disk_capacities};
-use crate::build::{Blueprint, memory};
+use crate::build::Blueprint;
 use crate::cli::DebugUndo;
 use crate::config::VmConfig;
-use crate::devices::{Platform, PlatformConfig};
 use crate::engine::{
     self, EngineHandle, EngineParts, LiveClock, Message, Rebuild, Report, ReportSink,
 };
@@ -37,18 +36,11 @@ pub struct Running {
     pub world: Option<World>,
     /// What the guest sees as its CPU.
     pub cpuid: Cpuid,
+    /// Sectors of each disk, in the configuration's order.
+    pub disk_sectors: Vec<u64>,
     /// Until when the disks may be written.
     pub lease: Lease,
     thread: Option<JoinHandle<()>>,
-}
-
-/// A blueprint for a machine whose first state comes with a log: it is never reset by itself.
-struct NoRebuild;
-
-impl Rebuild for NoRebuild {
-    fn rebuild(&mut self, _: &mut Machine) -> Result<(), Error> {
-        Err(Error::GuestFault("a reset came without the state that follows it".into()))
-    }
 }
 
 /// What this host's KVM gives a guest, less what would not be deterministic.
@@ -76,13 +68,13 @@ impl Running {
         let cpuid = host_cpuid(&kvm, undo)?;
         let capacities = disk_capacities(config)?;
         let rewrite_tsc = !undo.contains(&DebugUndo::TscRewrite);
-        let mut blueprint = Blueprint::new(config.clone(), capacities, rewrite_tsc);
+        let mut blueprint = Blueprint::new(config.clone(), capacities.clone(), rewrite_tsc);
         let guest = cpuid.clone();
         let build = move || {
             let machine = blueprint.build(&kvm, &guest)?;
             Ok((machine, Box::new(blueprint) as Box<dyn Rebuild>))
         };
-        let mut running = Self::start(build, cpuid, false, paused)?;
+        let mut running = Self::start(build, cpuid, capacities, false, paused)?;
         running.watch(poller)?;
         running.lease.set_until_ms(Lease::UNLIMITED_MS);
         running.open_world(config)?;
@@ -94,16 +86,21 @@ impl Running {
     ///
     /// # Errors
     /// KVM or guest RAM.
-    pub fn follow(config: &VmConfig, cpuid: &Cpuid, poller: &Poller) -> Result<Self, Error> {
+    pub fn follow(
+        config: &VmConfig,
+        cpuid: &Cpuid,
+        disk_sectors: Vec<u64>,
+        poller: &Poller,
+    ) -> Result<Self, Error> {
         let kvm = Kvm::open()?;
         hypervisor::check_cpuid(cpuid, &kvm.supported_cpuid()?)?;
-        let (size, guest) = (config.memory.size, cpuid.clone());
+        let mut blueprint = Blueprint::new(config.clone(), Vec::new(), true);
+        let guest = cpuid.clone();
         let build = move || {
-            let platform = Platform::new(PlatformConfig { serial: true, boot_time_unix_ns: 0 });
-            let machine = Machine::new(&kvm, memory(size)?, &guest, platform, Vec::new())?;
-            Ok((machine, Box::new(NoRebuild) as Box<dyn Rebuild>))
+            let machine = blueprint.build_blank(&kvm, &guest)?;
+            Ok((machine, Box::new(blueprint) as Box<dyn Rebuild>))
         };
-        let running = Self::start(build, cpuid.clone(), true, false)?;
+        let running = Self::start(build, cpuid.clone(), disk_sectors, true, false)?;
         running.watch(poller)?;
         Ok(running)
     }
@@ -111,6 +108,7 @@ impl Running {
     fn start(
         build: impl FnOnce() -> Result<(Machine, Box<dyn Rebuild>), Error> + Send + 'static,
         cpuid: Cpuid,
+        disk_sectors: Vec<u64>,
         replay: bool,
         paused: bool,
     ) -> Result<Self, Error> {
@@ -120,7 +118,16 @@ impl Running {
         let parts = EngineParts { clock, inbox, reports: sink, replay, paused };
         let thread = engine::spawn(build, parts)?;
         let lease = Lease::default();
-        Ok(Self { engine, reports, event, world: None, cpuid, lease, thread: Some(thread) })
+        Ok(Self {
+            engine,
+            reports,
+            event,
+            world: None,
+            cpuid,
+            disk_sectors,
+            lease,
+            thread: Some(thread),
+        })
     }
 
     /// Opens the back ends, without letting anything in or out yet.

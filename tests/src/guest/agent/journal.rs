@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -20,28 +20,45 @@ pub(super) struct Journal {
 
 struct JournalEnd {
     file: File,
+    /// Size of the file, in bytes.
+    size: u64,
     count: u64,
     history: u64,
 }
+
+/// The file grows by this many bytes. Between times a record is one write and one flush, as in any data base: nothing of
+/// the file system's own has to follow.
+const ROOM: usize = 256 << 10;
 
 impl Journal {
     /// Opens the journal and reads what it has: it goes on where it stopped before a reboot.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let records = read(path)?;
-        let file =
-            File::options().append(true).create(true).custom_flags(libc::O_DSYNC).open(path)?;
-        let count = records.len() as u64;
-        file.set_len(count * Record::SIZE as u64)?;
-        let history = records.last().map_or(0, |record| record.history);
-        let end = Mutex::new(JournalEnd { file, count, history });
-        Ok(Self { path: path.to_owned(), end })
+        // What does not follow was being written when all stopped, and was never acknowledged.
+        let mut history = 0;
+        let mut count = 0;
+        for record in &records {
+            if !record.follows(history) {
+                break;
+            }
+            history = record.history;
+            count += 1;
+        }
+        let mut options = File::options();
+        options.write(true).create(true).truncate(false).custom_flags(libc::O_DSYNC);
+        let file = options.open(path)?;
+        let size = file.metadata()?.len();
+        let mut end = JournalEnd { file, size, count, history };
+        end.make_room()?;
+        Ok(Self { path: path.to_owned(), end: Mutex::new(end) })
     }
 
     /// Appends a record; returns when it is on the disk.
     fn append(&self, id: u64, payload: &[u8]) -> io::Result<Acknowledgement> {
         let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        end.make_room()?;
         let record = Record::next(end.history, id, payload);
-        end.file.write_all(&record.to_bytes())?;
+        end.file.write_all_at(&record.to_bytes(), end.count * Record::SIZE as u64)?;
         end.count += 1;
         end.history = record.history;
         Ok(Acknowledgement { id, count: end.count, history: end.history })
@@ -53,15 +70,25 @@ impl Journal {
     }
 }
 
-/// The whole records in the file; a torn one at its end was never acknowledged.
+impl JournalEnd {
+    /// Makes sure that the next record has a place in the file.
+    fn make_room(&mut self) -> io::Result<()> {
+        if (self.count + 1) * Record::SIZE as u64 > self.size {
+            self.file.write_all_at(&vec![0; ROOM], self.size)?;
+            self.size += ROOM as u64;
+        }
+        Ok(())
+    }
+}
+
+/// The records in the file.
 fn read(path: &Path) -> io::Result<Vec<Record>> {
     let content = match std::fs::read(path) {
         Ok(content) => content,
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(error) => return Err(error),
     };
-    let (records, _torn) = content.as_chunks::<{ Record::SIZE }>();
-    Ok(records.iter().map(|bytes| Record::from_bytes(*bytes)).collect())
+    Ok(Record::read_all(&content))
 }
 
 /// Serves requests of one client.
@@ -99,12 +126,26 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_journal_that_outgrows_its_room_gets_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        let journal = Journal::open(&path).unwrap();
+        journal.end.lock().unwrap().size = 2 * Record::SIZE as u64;
+        for id in 0..3 {
+            journal.append(id, b"").unwrap();
+        }
+        assert_eq!(read(&path).unwrap().len(), 3);
+        assert_eq!(Journal::open(&path).unwrap().count(), 3);
+    }
+
+    #[test]
     fn a_journal_goes_on_where_it_stopped_and_forgets_a_torn_record() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal");
         let first = Journal::open(&path).unwrap().append(5, b"a").unwrap();
         assert_eq!(first.count, 1);
-        File::options().append(true).open(&path).unwrap().write_all(b"torn").unwrap();
+        let file = File::options().write(true).open(&path).unwrap();
+        file.write_all_at(b"torn", Record::SIZE as u64).unwrap();
         let journal = Journal::open(&path).unwrap();
         let second = journal.append(6, b"b").unwrap();
         assert_eq!(second.count, 2);

@@ -1,0 +1,3 @@
+//! What the kill campaign needs beside its story.
+
+pub mod load;

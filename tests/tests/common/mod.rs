@@ -1,0 +1,57 @@
+//! What the tests of the pair share.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Result, anyhow};
+use tests::runner::Cluster;
+use tests::vm::{Acknowledgement, Pair, PairOptions};
+
+/// Silence of this length is a loss. Emulated hosts stand still for up to 1.5 s when the machine below them is busy; for one
+/// that is busier still, `FT_TEST_TIMEOUT_MS` says more.
+pub fn timeout() -> Duration {
+    const USUAL_MS: u64 = 3000;
+    let chosen_ms = std::env::var("FT_TEST_TIMEOUT_MS").ok().and_then(|text| text.parse().ok());
+    Duration::from_millis(chosen_ms.unwrap_or(USUAL_MS))
+}
+
+/// A takeover after silence takes the timeout, twice if both sides have to see it; the rest is patience.
+pub fn takeover_timeout() -> Duration {
+    10 * timeout()
+}
+
+/// A pair that is small, so that it joins soon, with its guest up. The guest boots before it is protected: only one host
+/// has the work of that.
+pub fn small_pair(cluster: &Cluster, ack: Acknowledgement) -> Result<Pair<'_>> {
+    let timeout_ms = u64::try_from(timeout().as_millis())?;
+    let mut options = PairOptions { timeout_ms: Some(timeout_ms), ack, ..PairOptions::default() };
+    options.vm.memory_mib = 192;
+    let mut pair = Pair::start_unprotected(cluster, options)?;
+    pair.reprotect()?;
+    Ok(pair)
+}
+
+/// Ends a test; if it failed, what all VMMs wrote is kept, and the message says where.
+pub fn conclude(cluster: &Cluster, result: Result<()>) {
+    let Err(error) = result else { return };
+    let kept = keep_logs(cluster);
+    panic!("{:?}", error.context(format!("all logs are in {kept:?}")));
+}
+
+fn keep_logs(cluster: &Cluster) -> Result<PathBuf> {
+    let folder = std::env::temp_dir().join(format!("ft-failed-{}", std::process::id()));
+    fs::create_dir_all(&folder)?;
+    for entry in fs::read_dir(cluster.shared_dir())? {
+        let path = entry?.path();
+        let name = path.file_name().ok_or_else(|| anyhow!("a file without a name"))?;
+        let wanted = ["log", "console", "events"];
+        if path.extension().is_some_and(|extension| wanted.iter().any(|kind| extension == *kind)) {
+            fs::copy(&path, folder.join(name))?;
+        }
+    }
+    for (index, host) in cluster.hosts().iter().enumerate() {
+        fs::write(folder.join(format!("host-{index}.console")), host.console())?;
+    }
+    Ok(folder)
+}

@@ -1,0 +1,159 @@
+//! The promise, again and again: the primary is killed at random moments under every kind of load, and the clients'
+//! connections, the answers and the disk come through all of it.
+//!
+//! One VM boots once and lives through all kills, from host to host. `FT_CAMPAIGN_SEED` repeats the moments of a run,
+//! `FT_CAMPAIGN_KILLS` sets the kills for each kind of load, `FT_CAMPAIGN_LOADS` chooses kinds (`disk,compute`).
+
+mod campaign;
+mod common;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use campaign::load::{BLOCK_SIZE, BLOCK_SLOTS, Load, WORKLOADS, Workload};
+use tests::client::{History, check};
+use tests::guest::blocks;
+use tests::guest::protocol::Ask;
+use tests::runner::{Cluster, Ended, Options};
+use tests::vm::{Acknowledgement, Pair, pause};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+/// A kill comes this long after the protection began, at the latest.
+const DELAY_MS_MAX: u64 = 1500;
+
+struct Campaign<'a> {
+    pair: Pair<'a>,
+    seed: u64,
+    kills: u64,
+    total: u64,
+    start: Instant,
+    histories: Vec<History>,
+    durable_blocks: u64,
+    slowest: Duration,
+}
+
+#[test]
+fn connections_answers_and_disk_survive_every_kill_under_every_load() {
+    let seed = number("FT_CAMPAIGN_SEED").unwrap_or_else(seed_of_now);
+    let kills = number("FT_CAMPAIGN_KILLS").unwrap_or(10);
+    println!("FT_CAMPAIGN_SEED={seed}, {kills} kills under each load");
+    let cluster = Cluster::start(&Options::new(2).unwrap()).unwrap();
+    common::conclude(&cluster, run(&cluster, seed, kills));
+}
+
+fn run(cluster: &Cluster, seed: u64, kills: u64) -> Result<()> {
+    let start = Instant::now();
+    let pair = common::small_pair(cluster, Acknowledgement::Received)?;
+    println!("protected after {:.1} s", start.elapsed().as_secs_f64());
+    let (histories, slowest) = (Vec::new(), Duration::ZERO);
+    let mut campaign =
+        Campaign { pair, seed, kills, total: 0, start, histories, durable_blocks: 0, slowest };
+    for (index, workload) in chosen_workloads().into_iter().enumerate() {
+        let survived = campaign.survive(workload, u32::try_from(index)? + 1);
+        survived
+            .with_context(|| format!("{workload:?}, seed {seed}\n{}", campaign.pair.describe()))?;
+    }
+    println!(
+        "{} kills survived in {:.0} s, longest gap {} ms",
+        campaign.total,
+        start.elapsed().as_secs_f64(),
+        campaign.slowest.as_millis()
+    );
+    campaign.conclude(cluster)
+}
+
+impl Campaign<'_> {
+    /// All kills under one load. Its connections are made before the first one and closed after the last one.
+    fn survive(&mut self, workload: Workload, client: u32) -> Result<()> {
+        let guest = self.pair.guest();
+        let load = Load::start(workload, guest, client, self.start)?;
+        load.must_get_on()?;
+        for kill in 0..self.kills {
+            if let Err(error) = self.kill_once(workload, &load, kill) {
+                let said = load.finish(guest, &mut self.histories);
+                return Err(error.context(format!("kill {kill}; the client: {said:?}")));
+            }
+        }
+        let done = load.finish(guest, &mut self.histories)?;
+        if workload == Workload::Disk {
+            self.durable_blocks = done.split(' ').next().unwrap_or_default().parse()?;
+        }
+        println!("{workload:?}: {} kills survived; {done}", self.kills);
+        Ok(())
+    }
+
+    fn kill_once(&mut self, workload: Workload, load: &Load, kill: u64) -> Result<()> {
+        let delay = Duration::from_millis(self.random(DELAY_MS_MAX));
+        pause(delay)?;
+        let (mut moment, mut waited, mut host_index) = (0, Duration::ZERO, 0);
+        let pair = &mut self.pair;
+        let gap = load.longest_gap_during(|| {
+            pair.kill_primary()?;
+            let takeover = pair.wait_for_takeover(common::takeover_timeout())?;
+            (waited, host_index) = (takeover.waited, takeover.host_index);
+            moment = pair
+                .primary()
+                .events()
+                .iter()
+                .rev()
+                .find(|event| event.event == "live")
+                .and_then(|event| event.properties["moment"].as_u64())
+                .unwrap_or_default();
+            Ok(())
+        })?;
+        self.total += 1;
+        self.slowest = self.slowest.max(gap);
+        let again = Instant::now();
+        self.pair.reprotect()?;
+        println!(
+            "{workload:?} {kill}: killed {} ms after it was protected, at moment {moment}; live on host {host_index} \
+             after {} ms, the client's gap {} ms; protected again after {} ms",
+            delay.as_millis(),
+            waited.as_millis(),
+            gap.as_millis(),
+            again.elapsed().as_millis()
+        );
+        Ok(())
+    }
+
+    /// A number below `limit` that the seed and the count of kills determine.
+    fn random(&self, limit: u64) -> u64 {
+        xxh3_64_with_seed(&self.total.to_le_bytes(), self.seed) % limit
+    }
+
+    /// Switches the guest off; what it leaves on the disk must be what the clients were told.
+    fn conclude(mut self, cluster: &Cluster) -> Result<()> {
+        self.pair.guest().control()?.ask(&Ask::PowerOff)?;
+        let ended = self.pair.primary().wait(Duration::from_secs(60))?;
+        ensure!(ended == Ended::Exited(0), "the guest's end: {ended:?}\n{}", self.pair.describe());
+        let disk = self.pair.disk().context("the VM has no disk")?;
+        let disk = disk.recovered(&cluster.shared_dir().join("copy"))?;
+        if !self.histories.is_empty() {
+            let verdict = check(&self.histories, &disk.journal()?);
+            ensure!(verdict.is_clean(), "the disk broke promises: {verdict:?}");
+        }
+        if self.durable_blocks > 0 {
+            let content = disk.read("/blocks")?;
+            let mut content = content.as_slice();
+            blocks::check(&mut content, BLOCK_SIZE, BLOCK_SLOTS, self.durable_blocks)?
+                .map_err(anyhow::Error::msg)?;
+        }
+        Ok(())
+    }
+}
+
+fn chosen_workloads() -> Vec<Workload> {
+    let Ok(chosen) = std::env::var("FT_CAMPAIGN_LOADS") else { return WORKLOADS.to_vec() };
+    let name = |workload: &Workload| format!("{workload:?}").to_lowercase();
+    WORKLOADS.into_iter().filter(|load| chosen.split(',').any(|one| one == name(load))).collect()
+}
+
+fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable} is '{text}', which is no number")))
+}
+
+fn seed_of_now() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |since| since.as_millis() as u64)
+}

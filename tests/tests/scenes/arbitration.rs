@@ -1,0 +1,114 @@
+//! The sides cannot hear each other, or cannot ask who is to go on.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+
+use super::sides::hosts;
+use super::{Stage, Survivor, too_long, wait_for_state};
+
+/// The hosts do not hear each other; the client hears both. The arbiter decides.
+pub fn channel_cut(stage: &mut Stage) -> Result<()> {
+    let (host, other) = hosts(stage);
+    stage.witness.forget();
+    stage.must_answer()?;
+    cut(stage)?;
+    let survivor = stage.wait_for_survivor()?;
+    stage.must_answer()?;
+    loser_must_be_out(stage, survivor)?;
+    mend(stage)?;
+    // The network that is whole again changes nothing.
+    tests::vm::pause(too_long() / 2)?;
+    stage.must_answer()?;
+    must_have_spoken(stage, survivor, host, other)?;
+    stage.must_be_sound()?;
+    protect_again(stage, survivor)
+}
+
+/// A backup that cannot ask waits with going live, however long it takes.
+pub fn arbiter_lost_then_primary(stage: &mut Stage) -> Result<()> {
+    let (host, other) = hosts(stage);
+    stage.witness.forget();
+    stage.must_answer()?;
+    let hidden = hide_arbiter(stage)?;
+    stage.pair.kill_primary()?;
+    let backup = stage.pair.backup().context("there is no backup")?;
+    wait_for_state(backup, "taking-over")?;
+    stage.must_be_silent(too_long())?;
+    wait_for_state(stage.pair.backup().context("there is no backup")?, "taking-over")?;
+    show_arbiter(stage, &hidden)?;
+    stage.wait_for_takeover()?;
+    stage.must_answer()?;
+    stage.must_have_heard(&[host, other])?;
+    stage.pair.reprotect()
+}
+
+/// Both sides are alive, and neither may speak until one of them has been told to.
+pub fn channel_and_arbiter_lost(stage: &mut Stage) -> Result<()> {
+    let (host, other) = hosts(stage);
+    stage.witness.forget();
+    stage.must_answer()?;
+    let hidden = hide_arbiter(stage)?;
+    cut(stage)?;
+    wait_for_state(stage.pair.backup().context("there is no backup")?, "taking-over")?;
+    stage.wait_for_state("holding")?;
+    stage.must_be_silent(too_long())?;
+    show_arbiter(stage, &hidden)?;
+    let survivor = stage.wait_for_survivor()?;
+    stage.must_answer()?;
+    loser_must_be_out(stage, survivor)?;
+    mend(stage)?;
+    tests::vm::pause(too_long() / 2)?;
+    stage.must_answer()?;
+    must_have_spoken(stage, survivor, host, other)
+}
+
+fn cut(stage: &Stage) -> Result<()> {
+    let network = stage.cluster.network();
+    network.isolate(0)?;
+    network.isolate(1)
+}
+
+fn mend(stage: &Stage) -> Result<()> {
+    let network = stage.cluster.network();
+    network.mend(0)?;
+    network.mend(1)
+}
+
+fn loser_must_be_out(stage: &mut Stage, survivor: Survivor) -> Result<()> {
+    match survivor {
+        Survivor::Primary => {
+            wait_for_state(stage.pair.backup().context("there is no backup")?, "waiting")
+        }
+        Survivor::Backup => stage.former_must_have_halted(),
+    }
+}
+
+fn must_have_spoken(stage: &Stage, survivor: Survivor, host: usize, other: usize) -> Result<()> {
+    match survivor {
+        Survivor::Primary => stage.must_have_heard(&[host]),
+        Survivor::Backup => stage.must_have_heard(&[host, other]),
+    }
+}
+
+fn protect_again(stage: &mut Stage, survivor: Survivor) -> Result<()> {
+    match survivor {
+        // The backup that lost stands by.
+        Survivor::Primary => stage.pair.enable(),
+        Survivor::Backup => stage.pair.reprotect(),
+    }
+}
+
+/// The storage with the arbiter's folder is gone, on both hosts.
+fn hide_arbiter(stage: &Stage) -> Result<PathBuf> {
+    let arbiter = stage.pair.arbiter();
+    let hidden = arbiter.with_extension("hidden");
+    ensure!(!hidden.exists(), "the arbiter is hidden already");
+    fs::rename(arbiter, &hidden)?;
+    Ok(hidden)
+}
+
+fn show_arbiter(stage: &Stage, hidden: &PathBuf) -> Result<()> {
+    Ok(fs::rename(hidden, stage.pair.arbiter())?)
+}

@@ -1,0 +1,98 @@
+//! What is done on purpose: nobody may lose a word, and nobody may take for a failure what is none.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tests::guest::protocol::Ask;
+use tests::runner::Ended;
+use tests::vm::{pause, wait_until};
+
+use super::sides::hosts;
+use super::{Stage, too_long, wait_for_state};
+use crate::SOON;
+
+pub fn disabled(stage: &mut Stage) -> Result<()> {
+    let (host, _) = hosts(stage);
+    stage.witness.forget();
+    stage.pair.primary().ask(&["ft-disable"])?;
+    wait_for_state(stage.pair.backup().context("there is no backup")?, "waiting")?;
+    stage.must_answer()?;
+    stage.must_have_heard(&[host])?;
+    stage.pair.enable()?;
+    stage.must_answer()
+}
+
+pub fn failover(stage: &mut Stage) -> Result<()> {
+    let (host, other) = hosts(stage);
+    stage.witness.forget();
+    stage.must_answer()?;
+    stage.pair.primary().ask(&["ft-failover"])?;
+    stage.wait_for_takeover()?;
+    let former = stage.pair.former().context("nobody was replaced")?;
+    let ended = former.wait(SOON)?;
+    ensure!(
+        ended == Ended::Exited(0),
+        "who hands over ends well: {ended:?}\n{}",
+        former.describe()
+    );
+    stage.must_answer()?;
+    stage.must_have_heard(&[host, other])?;
+    stage.pair.reprotect()
+}
+
+/// The same VM comes back, and is protected before and after.
+pub fn guest_reboots(stage: &mut Stage) -> Result<()> {
+    let (host, _) = hosts(stage);
+    stage.disconnect()?;
+    stage.witness.forget();
+    let guest = stage.pair.guest();
+    let before = guest.statistics()?.boot_id;
+    guest.control()?.ask(&Ask::Reboot)?;
+    // The old boot may still answer while it ends.
+    wait_until("another boot", Duration::from_secs(120), Duration::from_millis(500), || {
+        stage.pair.primary().must_run()?;
+        let control = guest.connect_within(tests::guest::protocol::CONTROL_PORT, SOON);
+        let answer = control.and_then(|stream| {
+            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+            tests::client::Control::new(stream).ask(&Ask::Statistics)
+        });
+        Ok(match answer {
+            Ok(tests::guest::protocol::Answer::Statistics(now)) if now.boot_id != before => {
+                Some(())
+            }
+            _ => None,
+        })
+    })?;
+    let info = stage.pair.ft_info()?;
+    ensure!(info.state == "protected", "after the reboot: {info:?}");
+    stage.connect()?;
+    stage.must_have_heard(&[host])?;
+    super::sides::primary_killed(stage)
+}
+
+/// Both sides know that this was no failure.
+pub fn guest_powers_off(stage: &mut Stage) -> Result<()> {
+    let (host, _) = hosts(stage);
+    stage.disconnect()?;
+    stage.witness.forget();
+    power_off(stage)?;
+    let backup = stage.pair.backup().context("there is no backup")?;
+    wait_until("the backup to stand by", SOON, Duration::from_millis(200), || {
+        if let Some(ended) = backup.ended()? {
+            ensure!(ended == Ended::Exited(0), "the backup: {ended:?}\n{}", backup.describe());
+            return Ok(Some(()));
+        }
+        Ok((backup.ft_info()?.state == "waiting").then_some(()))
+    })?;
+    pause(too_long() / 3)?;
+    let live = backup.events().iter().any(|event| event.event == "live");
+    ensure!(!live, "a VM that was switched off was taken over\n{}", backup.describe());
+    stage.must_have_heard(&[host])
+}
+
+/// Has the guest switch itself off, and sees that its VMM ends well.
+pub fn power_off(stage: &mut Stage) -> Result<()> {
+    stage.pair.guest().control()?.ask(&Ask::PowerOff)?;
+    let ended = stage.pair.primary().wait(Duration::from_secs(60))?;
+    stage.pair.ensure(ended == Ended::Exited(0), &format!("the guest's end: {ended:?}"))
+}

@@ -1,0 +1,218 @@
+//! What the shell keeps for a VM that is protected, was, or is to be.
+//!
+//! Owns the plain data and its small questions. What is done with it is `primary`'s and
+//! `farewell`'s.
+
+use std::collections::VecDeque;
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+
+use ft::{Answer, Gate, Output, Primary, PrimaryState, Settings, Weight};
+use hypervisor::boottime_ms;
+
+use super::Poller;
+use crate::config::{AckMode, Arbiter, FtConfig};
+use crate::identity::hex;
+use crate::replica::{Channel, Heartbeats, Helpers};
+
+/// Outputs held beyond this many bytes stop the machine.
+pub(super) const GATE_LIMIT_BYTES: usize = 64 << 20;
+
+/// An output that waits, and its place in the log.
+pub(super) struct Held {
+    pub sequence: u64,
+    pub output: Output,
+}
+
+impl Weight for Held {
+    fn weight_bytes(&self) -> usize {
+        self.output.weight_bytes()
+    }
+}
+
+/// Reasons for the machine to stand still for a while.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Brakes {
+    /// Too many bytes of output wait in the gate.
+    pub gate: bool,
+    /// Too many bytes of log wait for the backup.
+    pub log: bool,
+    /// The backup's execution is too far behind.
+    pub lag: bool,
+    /// What the engine was told last.
+    pub told: bool,
+}
+
+impl Brakes {
+    /// What the engine has to be told now, if anything.
+    pub(super) fn change(&mut self) -> Option<bool> {
+        let on = self.gate || self.log || self.lag;
+        (on != std::mem::replace(&mut self.told, on)).then_some(on)
+    }
+
+    /// A backup that is `lag_ms` behind slows the machine down: it stands still until the lag is
+    /// half of what is allowed.
+    pub(super) fn note_lag(&mut self, lag_ms: u64, most_ms: u64) {
+        self.lag = if self.lag { lag_ms > most_ms / 2 } else { lag_ms > most_ms };
+    }
+}
+
+/// How far a planned move is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Handover {
+    /// The machine was told to stop and to end its log.
+    Stopping,
+    /// It did, at this moment.
+    Ended { moment: u64 },
+    /// The backup was told to go on.
+    Yielded,
+}
+
+/// What the shell keeps for a VM that is protected, or was or is to be.
+pub(super) struct PrimarySide {
+    pub primary: Primary,
+    pub config: FtConfig,
+    pub peer: String,
+    pub vm_id: [u8; 16],
+    /// Tells this process from the other side when the arbiter is asked.
+    pub claimant: String,
+    pub helpers: Helpers,
+    pub channel: Option<Channel>,
+    pub heartbeats: Option<Heartbeats>,
+    pub gate: Gate<Held>,
+    pub gate_closed: bool,
+    /// Outputs that may leave as soon as the lease says so.
+    pub leaving: VecDeque<Held>,
+    /// Why the machine has to stand still, and whether it was told so.
+    pub brakes: Brakes,
+    /// The VM stands still until its log begins.
+    pub starting: bool,
+    /// A planned move is under way.
+    pub handing_over: Option<Handover>,
+    /// End moments of chunks that are not acknowledged yet.
+    pub chunk_ends: VecDeque<(u64, u64)>,
+    pub holding: bool,
+    pub connecting: bool,
+}
+
+/// Milliseconds of the clock that all of a replica's timers share.
+pub(super) fn now_ms() -> u64 {
+    boottime_ms()
+}
+
+pub(super) fn settings(config: &FtConfig) -> Settings {
+    Settings {
+        ack: match config.ack {
+            AckMode::Received => ft::AckMode::Received,
+            AckMode::Verified => ft::AckMode::Verified,
+        },
+        heartbeat_ms: config.timings.heartbeat_ms,
+        timeout_ms: config.timings.timeout_ms,
+        lease_ms: config.timings.timeout_ms / 2,
+        silence_ms: config.timings.timeout_ms.saturating_mul(2).max(2_000),
+        lag_limit_ms: config.timings.timeout_ms.saturating_mul(4).max(10_000),
+        log_limit_bytes: config.log_buffer,
+        ..Settings::default()
+    }
+}
+
+/// The directory of a `file:` arbiter; `None` where the user wants no arbiter.
+pub(super) fn arbiter_directory(arbiter: Option<&Arbiter>) -> Option<PathBuf> {
+    match arbiter {
+        Some(Arbiter::File { path }) => Some(path.clone()),
+        Some(Arbiter::None) | None => None,
+    }
+}
+
+/// Asks the arbiter on a thread; without one the answer is yes at once.
+pub(super) fn ask_arbiter(
+    helpers: &Helpers,
+    directory: Option<PathBuf>,
+    vm_id: [u8; 16],
+    generation: u64,
+    claimant: &str,
+) -> Option<Answer> {
+    let Some(directory) = directory else { return Some(Answer::Won) };
+    match helpers.ask_arbiter(directory, hex(&vm_id), generation, claimant.to_owned()) {
+        Ok(()) => None,
+        Err(error) => {
+            log::error!("the arbiter cannot be asked: {error}");
+            Some(Answer::Unreachable)
+        }
+    }
+}
+
+impl PrimarySide {
+    pub(super) fn is_solo(&self) -> bool {
+        self.primary.state() == PrimaryState::Solo && !self.connecting
+    }
+
+    /// Whether there is a backup that protects the VM.
+    pub(super) fn talks(&self) -> bool {
+        matches!(self.primary.state(), PrimaryState::Protected | PrimaryState::Protecting)
+    }
+
+    pub(super) fn needs_ticks(&self) -> bool {
+        !self.is_solo() || !self.leaving.is_empty()
+    }
+
+    /// Outputs held now.
+    pub(super) fn outputs_held(&self) -> u64 {
+        (self.gate.len() + self.leaving.len()) as u64
+    }
+
+    /// How long half of the outputs and 99 in 100 of them waited at most, in µs.
+    pub(super) fn delays_us(&self) -> (u64, u64) {
+        let quantile = |per_mille| self.gate.delays().quantile_us(per_mille).unwrap_or(0);
+        (quantile(500), quantile(990))
+    }
+
+    pub(super) fn ack(&self) -> AckMode {
+        self.config.ack
+    }
+
+    pub(super) fn connecting(&self) -> bool {
+        self.connecting
+    }
+
+    pub(super) fn close(mut self, poller: &Poller) {
+        self.close_channel(poller);
+        poller.forget(self.helpers.as_raw_fd());
+    }
+
+    pub(super) fn close_channel(&mut self, poller: &Poller) {
+        if let Some(mut channel) = self.channel.take() {
+            channel.flush();
+            poller.forget(channel.as_raw_fd());
+        }
+        if let Some(heartbeats) = self.heartbeats.take() {
+            poller.forget(heartbeats.as_raw_fd());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Brakes;
+
+    #[test]
+    fn a_lag_brakes_until_it_is_half_of_what_is_allowed() {
+        let mut brakes = Brakes::default();
+        for (lag_ms, told) in
+            [(100, None), (101, Some(true)), (80, None), (51, None), (50, Some(false)), (90, None)]
+        {
+            brakes.note_lag(lag_ms, 100);
+            assert_eq!(brakes.change(), told, "at {lag_ms} ms");
+        }
+    }
+
+    #[test]
+    fn the_machine_goes_on_only_when_no_brake_is_left() {
+        let mut brakes = Brakes { log: true, lag: true, ..Brakes::default() };
+        assert_eq!(brakes.change(), Some(true));
+        brakes.lag = false;
+        assert_eq!(brakes.change(), None);
+        brakes.log = false;
+        assert_eq!(brakes.change(), Some(false));
+    }
+}
