@@ -98,7 +98,7 @@ impl Emulation<'_> {
             .arg(initramfs)
             .args([
                 "-append",
-                "console=ttyS0 quiet nohz=off mitigations=off panic=-1 oops=panic ipv6.disable=1",
+                "console=ttyS0 quiet nohz=off mitigations=off no_timer_check panic=-1 oops=panic ipv6.disable=1",
             ])
             .args(["-fsdev", "local,id=outer,path=/,security_model=passthrough,multidevs=remap"])
             .args(["-device", "virtio-9p-pci,fsdev=outer,mount_tag=outer"])
