@@ -467,7 +467,6 @@ impl Shell {
         let Protection::Backup(side) = &mut self.protection else { return Ok(()) };
         side.identity.1 = generation;
         let again = side.ledger.redo();
-        side.close_channel(&self.poller);
         let Some(running) = &mut self.running else { return Ok(()) };
         running.lease.set_until_ms(Lease::UNLIMITED_MS);
         running.enter_world(&self.poller, false)?;
