@@ -511,6 +511,10 @@ impl Shell {
     fn on_backup_happening(&mut self, happening: &Happening) {
         self.statistics.happened(happening.to_string());
         self.events.report("ft", "happened", &json!({ "what": happening.to_string() }));
+        // A primary that handed over hears that the VM lives here, then that nobody follows it.
+        if matches!(happening, Happening::Live { .. }) {
+            self.drop_backup_channel();
+        }
     }
 
     /// A follower's machine has ended: by a divergence, which was reported, or by a failure, which
