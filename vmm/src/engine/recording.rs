@@ -138,6 +138,11 @@ impl Engine {
         if !matches!(self.mode, Mode::Recording(_)) {
             return Ok(());
         }
+        // Until the delta is out, a follower's devices are still those of before.
+        let moment = self.machine.moment();
+        if let Mode::Recording(recording) = &mut self.mode {
+            recording.state_digest_due = moment.saturating_add(1 + recording.digest_every);
+        }
         // Whatever was dirty is in the copy that follows.
         let _ = self.machine.vm.take_dirty()?;
         let frames: Vec<u64> = content_pages(&self.machine.memory).collect();

@@ -12,7 +12,7 @@ use super::divergence::{devices_text, registers_text};
 use super::messages::{DivergenceReport, Ended, Message, NOT_LOGGED, Report};
 use super::{Engine, LiveClock, Mode};
 use crate::error::Error;
-use crate::machine::{MachineState, memory_digest, write_pages};
+use crate::machine::{MachineState, Next, memory_digest, write_pages};
 
 /// What a replaying engine keeps.
 pub(super) struct Replaying {
@@ -24,6 +24,8 @@ pub(super) struct Replaying {
     /// The first thing that differed.
     difference: Option<Difference>,
     draining: bool,
+    /// The machine was reset, and the delta that brings the state after it has not come yet.
+    reset_owed: bool,
 }
 
 /// The first thing that differed between log and replay.
@@ -49,6 +51,7 @@ impl Replaying {
             now_ns: 0,
             difference: None,
             draining: false,
+            reset_owed: false,
         }
     }
 
@@ -127,7 +130,7 @@ impl Engine {
         match message {
             Message::Log(batch) => self.take_batch(batch),
             Message::Drain => replaying.draining = true,
-            Message::GoLive => self.go_live(),
+            Message::GoLive => self.go_live()?,
             Message::Inspect(inspect) => inspect(&self.inspection()),
             Message::Stop => self.ended = Some(Ended::Stopped),
             Message::Pause => self.reports.send(Report::Paused),
@@ -181,9 +184,17 @@ impl Engine {
         replaying.replay.register_digest(moment, registers.digest());
         replaying.replay.registers(moment, &registers.values());
         let (machine, mut time) = self.machine_and_time();
-        // A reset comes with the log as a delta, a power-off as the log's end.
-        let _ = machine.handle(&exit, &mut time)?;
+        let next = machine.handle(&exit, &mut time)?;
+        self.note_wish(next);
         Ok(())
+    }
+
+    /// A reset comes with the log as a delta, a power-off as the log's end. Should the log end in
+    /// between, the reset is still to be made.
+    fn note_wish(&mut self, next: Next) {
+        if let (Mode::Replaying(replaying), Next::Reset) = (&mut self.mode, next) {
+            replaying.reset_owed = true;
+        }
     }
 
     fn differs_halted(&mut self) -> Result<(), Error> {
@@ -199,7 +210,8 @@ impl Engine {
         if let (Mode::Replaying(replaying), Input::Tick { now_ns }) = (&mut self.mode, input) {
             replaying.now_ns = *now_ns;
         }
-        let _ = self.machine.apply(input);
+        let next = self.machine.apply(input);
+        self.note_wish(next);
     }
 
     fn apply_delta(
@@ -220,6 +232,7 @@ impl Engine {
         // After the vCPU: replacing it completes its last access, which may write to memory.
         write_pages(&self.machine.memory, pages.iter().map(|(frame, page)| (*frame, page)))?;
         if let Mode::Replaying(replaying) = &mut self.mode {
+            replaying.reset_owed = false;
             replaying.deltas += 1;
             replaying.delta_pages += pages.len() as u64;
         }
@@ -309,8 +322,9 @@ impl Engine {
     }
 
     /// From now on the world is this machine's. Requests that were open are asked for again.
-    fn go_live(&mut self) {
-        let Mode::Replaying(replaying) = &mut self.mode else { return };
+    fn go_live(&mut self) -> Result<(), Error> {
+        let Mode::Replaying(replaying) = &mut self.mode else { return Ok(()) };
+        let reset_owed = replaying.reset_owed;
         let now_ns = replaying.replay.take_over();
         self.clock = LiveClock::stopped_at(now_ns);
         self.mode = Mode::Live;
@@ -320,5 +334,6 @@ impl Engine {
             self.machine.standing_outputs().into_iter().map(|o| (NOT_LOGGED, o)).collect();
         self.reports.send(Report::Emission { chunks: Vec::new(), outputs });
         self.reports.send(Report::Live(self.machine.moment()));
+        if reset_owed { self.reset() } else { Ok(()) }
     }
 }
