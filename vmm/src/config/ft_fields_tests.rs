@@ -34,12 +34,12 @@ fn a_primary_has_every_default_but_the_arbiter() {
 fn everything_a_primary_may_say_is_read() {
     let config = parse(
         "role=primary,peer=[fd00::2]:7000,ack=verified,arbiter=none,heartbeat_ms=20,\
-         timeout_ms=40,connect_timeout_ms=100,max_lag_ms=7,log_buffer=1G,digest_every=3,\
+         timeout_ms=80,connect_timeout_ms=100,max_lag_ms=7,log_buffer=1G,digest_every=3,\
          udp_port=7001",
     );
     assert_eq!(config.ack, AckMode::Verified);
     assert_eq!(config.arbiter, Some(Arbiter::None));
-    assert_eq!(config.timings.timeout_ms, 40);
+    assert_eq!(config.timings.timeout_ms, 80);
     assert_eq!((config.log_buffer, config.digest_every), (1 << 30, 3));
     assert_eq!(config.udp_port, Some(7001));
 }

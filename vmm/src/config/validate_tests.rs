@@ -114,7 +114,11 @@ fn consoles_have_what_their_mode_needs_and_nothing_else() {
     );
     assert_eq!(
         sentence(|vm| vm.console = console(ConsoleMode::Socket, false, true)),
-        "The console cannot be a socket; the serial port can (--serial socket=PATH)."
+        "The console cannot be a socket yet; use tty, file=PATH, null or off."
+    );
+    assert_eq!(
+        sentence(|vm| vm.serial = console(ConsoleMode::Socket, false, true)),
+        "The serial port cannot be a socket yet; use tty, file=PATH, null or off."
     );
     assert_eq!(
         sentence(|vm| vm.serial.mode = ConsoleMode::Tty),

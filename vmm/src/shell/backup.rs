@@ -467,7 +467,6 @@ impl Shell {
         let Protection::Backup(side) = &mut self.protection else { return Ok(()) };
         side.identity.1 = generation;
         let again = side.ledger.redo();
-        side.close_channel(&self.poller);
         let Some(running) = &mut self.running else { return Ok(()) };
         running.lease.set_until_ms(Lease::UNLIMITED_MS);
         running.enter_world(&self.poller, false)?;
@@ -512,6 +511,10 @@ impl Shell {
     fn on_backup_happening(&mut self, happening: &Happening) {
         self.statistics.happened(happening.to_string());
         self.events.report("ft", "happened", &json!({ "what": happening.to_string() }));
+        // A primary that handed over hears that the VM lives here, then that nobody follows it.
+        if matches!(happening, Happening::Live { .. }) {
+            self.drop_backup_channel();
+        }
     }
 
     /// A follower's machine has ended: by a divergence, which was reported, or by a failure, which

@@ -48,7 +48,15 @@ impl Shell {
 
     /// The VM is somewhere else from now on, or must never speak again here.
     pub(super) fn halt_primary(&mut self, reason: &HaltReason) {
+        // A backup that was told to go on and that the arbiter then names has gone on, even if its
+        // word of it was lost.
+        let yielded =
+            self.primary_side().is_some_and(|side| side.handing_over == Some(Handover::Yielded));
         let outcome = match reason {
+            HaltReason::Lost { .. } if yielded => {
+                self.answer(Awaits::HandedOver, &Ok(()));
+                Outcome::Well
+            }
             HaltReason::HandedOver { .. } => {
                 self.answer(Awaits::HandedOver, &Ok(()));
                 Outcome::Well
