@@ -3,10 +3,12 @@
 //! Owns the story that is told and the numbers it ends with. Machines, VMs and the client are the harness's.
 
 mod chart;
+mod killing;
 mod output;
 mod picture;
 mod place;
 mod plan;
+mod protecting;
 mod report;
 mod story;
 mod verdict;

@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::report::{Evidence, Report, Times};
-use super::verdict::{bytes, grouped};
-use super::{Chart, Kill, Place, Plan, Timeline, picture};
+use super::verdict::grouped;
+use super::{Chart, Place, Plan, Timeline, picture};
 use crate::client::{History, JournalLoad, Pace, Percentiles, check};
 use crate::guest::protocol::{JOURNAL_PORT, Record};
+use crate::runner::Cluster;
 use crate::runner::network::CLIENT_ADDRESS;
-use crate::runner::{Cluster, interrupted};
-use crate::vm::{FtInfo, Pair, PairOptions, VmOptions, pause, wait_until};
+use crate::vm::{FtInfo, Pair, PairOptions, VmOptions, pause};
 
 /// What is left when the story is told.
 pub struct Told {
@@ -29,16 +29,6 @@ pub struct Told {
 const INTERVAL: Duration = Duration::from_millis(5);
 const PAYLOAD_SIZE: usize = 100;
 const MEMORY_MIB: u32 = 192;
-/// After the protection began, copying caches and the like settles.
-const SETTLE: Duration = Duration::from_millis(500);
-/// A survivor that has not answered by now will not.
-const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(50);
-/// So often a VM is protected that loses its protection.
-const PROTECTION_TRIES: usize = 3;
-/// A backup that keeps up is closer than this.
-const LAG_MOST_MS: u64 = 100;
-const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(60);
-const ASK_INTERVAL: Duration = Duration::from_millis(500);
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Tells it. `place` is where.
@@ -55,16 +45,16 @@ pub fn tell(cluster: &Cluster, place: Place, plan: &Plan, timeline: &Timeline) -
 }
 
 /// The pair, the client, and what was noted so far.
-struct Act<'a> {
-    cluster: &'a Cluster,
-    plan: &'a Plan,
-    timeline: &'a Timeline,
-    pair: Pair<'a>,
-    boot_id: String,
-    times_ms: Times,
-    protection: Option<FtInfo>,
-    survived: bool,
-    faults: Vec<String>,
+pub(super) struct Act<'a> {
+    pub(super) cluster: &'a Cluster,
+    pub(super) plan: &'a Plan,
+    pub(super) timeline: &'a Timeline,
+    pub(super) pair: Pair<'a>,
+    pub(super) boot_id: String,
+    pub(super) times_ms: Times,
+    pub(super) protection: Option<FtInfo>,
+    pub(super) survived: bool,
+    pub(super) faults: Vec<String>,
 }
 
 impl<'a> Act<'a> {
@@ -114,7 +104,7 @@ impl<'a> Act<'a> {
     }
 
     /// Lets the client ask for a while; tells how that went.
-    fn measure(&self, load: &JournalLoad, how: &str) -> Result<()> {
+    pub(super) fn measure(&self, load: &JournalLoad, how: &str) -> Result<()> {
         let seconds = self.plan.seconds;
         let start_us = load.now_us();
         let end = Instant::now() + Duration::from_secs(seconds);
@@ -135,135 +125,8 @@ impl<'a> Act<'a> {
         Ok(())
     }
 
-    /// Protects the VM and measures; whether it is protected at the end of that.
-    fn be_protected(&mut self, load: &JournalLoad) -> Result<bool> {
-        let mut why = String::new();
-        for _ in 0..PROTECTION_TRIES {
-            self.protect(load)?;
-            self.measure(load, "under protection")?;
-            let info = self.pair.ft_info()?;
-            self.timeline.say(&in_words_of(&info));
-            why = info.last_event.as_ref().map(|event| event.what.clone()).unwrap_or_default();
-            let protected = info.state == "protected";
-            self.protection = Some(info);
-            if protected {
-                return Ok(true);
-            }
-            self.timeline.say(&format!(
-                "The protection was lost meanwhile: {why}. On a machine that is busy with other work one host can be \
-                 silent for too long. The VM runs on, and gets a new backup.",
-            ));
-        }
-        self.not_survived(&format!("the protection was lost again and again: {why}"));
-        Ok(false)
-    }
-
-    fn protect(&mut self, load: &JournalLoad) -> Result<()> {
-        self.pair.add_backup()?;
-        self.timeline
-            .say("Host B starts a second VMM, which waits to become the backup. At host A:");
-        self.timeline.say(&format!("ch-remote ft-enable {}", self.pair.enable_fields()?));
-        let pair = &mut self.pair;
-        waiting(self.timeline, "the running VM is copied to host B", || pair.enable())?;
-        self.times_ms.protected = now_ms(load);
-        self.timeline.say(
-            "Protected: host B has the VM's memory and devices and follows its log. No packet leaves the VM any more \
-             before host B can account for it.",
-        );
-        self.catch_up()?;
-        self.times_ms.settled = now_ms(load);
-        Ok(())
-    }
-
-    /// What happened during the copy comes after it: measuring begins when the backup is as close as it is meant to be.
-    fn catch_up(&self) -> Result<()> {
-        let start = Instant::now();
-        let pair = &self.pair;
-        let lag_ms =
-            wait_until("the backup's catching up", CATCH_UP_TIMEOUT, ASK_INTERVAL, || {
-                let info = pair.ft_info()?;
-                self.timeline.progress(&format!("the backup is {} ms behind", info.lag_ms));
-                let done = info.lag_ms < LAG_MOST_MS || info.state != "protected";
-                Ok(done.then_some(info.lag_ms))
-            })?;
-        self.timeline.say(&format!(
-            "After {:.1} s the backup has caught up; its execution is {lag_ms} ms behind.",
-            start.elapsed().as_secs_f64()
-        ));
-        pause(SETTLE)
-    }
-
-    /// Kills what the primary runs on; whether the VM survived.
-    fn kill(&mut self, load: &JournalLoad) -> Result<bool> {
-        // Not at the same point of anything, ever.
-        pause(Duration::from_micros(u64::from(rand_u16()) * 8))?;
-        let before = load.acknowledged();
-        self.times_ms.killed = now_ms(load);
-        let (pid, index) = (self.pair.primary().pid(), self.pair.primary().host_index());
-        let host = letter(index);
-        match self.plan.kill {
-            Kill::Vmm => {
-                self.pair.kill_primary()?;
-                self.timeline
-                    .say(&format!("KILLED the primary: SIGKILL to process {pid} on host {host}."));
-            }
-            Kill::Host => {
-                self.pair.end_primary_host()?;
-                self.timeline
-                    .say(&format!("KILLED host {host}, all of it, as by a power failure."));
-            }
-        }
-        self.timeline.say(&format!(
-            "Until then {} requests were answered. The client knows nothing of all this and goes on asking.",
-            grouped(before as u64)
-        ));
-        self.wait_for_the_survivor(load)
-    }
-
-    /// Waits as the client does: for an answer; whether there was one.
-    fn wait_for_the_survivor(&mut self, load: &JournalLoad) -> Result<bool> {
-        let dead_us = load.now_us();
-        let deadline = Instant::now() + TAKEOVER_TIMEOUT;
-        let answered_us = loop {
-            let (answered, broken) =
-                load.look(|history| (answer_after(history, dead_us), history.broken.clone()));
-            if let Some(answered_us) = answered {
-                break answered_us;
-            }
-            if interrupted() {
-                bail!("interrupted");
-            }
-            let why = broken.or_else(|| {
-                (Instant::now() > deadline).then(|| {
-                    format!("nobody answered for {} s after the kill", TAKEOVER_TIMEOUT.as_secs())
-                })
-            });
-            if let Some(why) = why {
-                self.not_survived(&why);
-                return Ok(false);
-            }
-            self.timeline.progress("the client waits for an answer");
-            sleep(Duration::from_millis(1));
-        };
-        self.times_ms.answered = answered_us / 1000;
-        let (_, gap_us) = load
-            .look(|history| super::report::gap(history, self.times_ms.killed * 1000, answered_us));
-        self.timeline.say(&format!(
-            "Answered, over the same connection, after {} ms without an answer.",
-            gap_us / 1000
-        ));
-        let takeover = self.pair.wait_for_takeover(TAKEOVER_TIMEOUT)?;
-        let info = self.pair.ft_info()?;
-        let event = info.last_event.map(|event| event.what).unwrap_or_default();
-        self.timeline.say(&format!(
-            "Host {} runs the VM now (state {}). It says: {event}",
-            letter(takeover.host_index),
-            info.state
-        ));
-        Ok(true)
-    }
-
-    fn not_survived(&mut self, why: &str) {
+    /// Something is wrong beyond repair.
+    pub(super) fn not_survived(&mut self, why: &str) {
         self.faults.push(why.to_owned());
         self.timeline.say(&format!("{why}. The VMMs say:"));
         self.timeline.print(&self.pair.describe());
@@ -329,18 +192,12 @@ impl<'a> Act<'a> {
     }
 }
 
-fn now_ms(load: &JournalLoad) -> u64 {
+pub(super) fn now_ms(load: &JournalLoad) -> u64 {
     load.now_us() / 1000
 }
 
-/// When the first request that was sent after `dead_us` was answered.
-fn answer_after(history: &History, dead_us: u64) -> Option<u64> {
-    let late = history.exchanges.iter().rev().take_while(|exchange| exchange.sent_us > dead_us);
-    late.filter_map(|exchange| exchange.answer.map(|(at_us, _)| at_us)).last()
-}
-
 /// Does something that takes a while, and shows that it goes on.
-fn waiting<T: Send>(
+pub(super) fn waiting<T: Send>(
     timeline: &Timeline,
     what: &str,
     work: impl FnOnce() -> Result<T> + Send,
@@ -366,25 +223,6 @@ fn in_words(ranks: &Percentiles) -> String {
     )
 }
 
-fn in_words_of(info: &FtInfo) -> String {
-    format!(
-        "ft-info at host A: {}; {}/s of log, the backup's execution {} ms behind, outputs waited p50 {} µs, p99 {} µs.",
-        info.state,
-        bytes(info.log.bytes_per_second),
-        info.lag_ms,
-        grouped(info.output_delay_us.p50),
-        grouped(info.output_delay_us.p99)
-    )
-}
-
-fn letter(host_index: usize) -> char {
+pub(super) fn letter(host_index: usize) -> char {
     char::from(b'A' + host_index as u8)
-}
-
-fn rand_u16() -> u16 {
-    use std::io::Read;
-    let mut bytes = [0; 2];
-    // Without it the kill comes as it comes.
-    let _ = std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
-    u16::from_le_bytes(bytes)
 }

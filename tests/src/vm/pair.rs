@@ -41,8 +41,8 @@ pub struct Takeover {
 
 /// Joining copies the VM's memory from host to host.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(120);
-/// How often a VMM is asked for `ft-info` while something is waited for: each time costs its host some milliseconds.
-const ASK_INTERVAL: Duration = Duration::from_millis(200);
+/// How often a VMM is asked for `ft-info` while something is waited for: each time costs an emulated host 100 ms.
+const ASK_INTERVAL: Duration = Duration::from_millis(500);
 
 impl<'a> Pair<'a> {
     /// Starts a backup on host 1, then the VM on host 0 with that backup from its first moment, and waits until it is

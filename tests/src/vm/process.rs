@@ -21,6 +21,7 @@ pub struct VmmProcess<'a> {
     host_index: usize,
     host: &'a Host,
     process: RemoteProcess,
+    ch_remote: String,
     socket: PathBuf,
     log: PathBuf,
     console: PathBuf,
@@ -61,14 +62,16 @@ impl<'a> VmmProcess<'a> {
         let folder = if host.is_emulated() { Path::new("/run") } else { cluster.folder() };
         let socket = folder.join(format!("{name}.api"));
         let (log, console, events) = (file("log"), file("console"), file("events"));
-        let mut order = vec![binary("cloud-hypervisor")?, "-v".to_owned()];
+        let [cloud_hypervisor, ch_remote] = programs(host)?;
+        let mut order = vec![cloud_hypervisor, "-v".to_owned()];
         order.extend(["--api-socket".to_owned(), socket.display().to_string()]);
         order.extend(["--serial".to_owned(), format!("file={}", console.display())]);
         order.extend(["--event-monitor".to_owned(), format!("path={}", events.display())]);
         order.extend(words.iter().cloned());
         let order = Order::new(order).log_to(&log).with_variable("RUST_BACKTRACE", "1");
         let process = host.spawn(order).context("cannot start the VMM")?;
-        Ok(Self { name, host_index, host, process, socket, log, console, events, ended: None })
+        let ended = None;
+        Ok(Self { name, host_index, host, process, ch_remote, socket, log, console, events, ended })
     }
 
     /// Which host it is on.
@@ -83,8 +86,8 @@ impl<'a> VmmProcess<'a> {
 
     /// Runs `ch-remote` with these words on its host.
     pub fn ch_remote(&self, words: &[&str]) -> Result<Output> {
-        let mut order = vec![binary("ch-remote")?, "--api-socket".to_owned()];
-        order.push(self.socket.display().to_string());
+        let socket = self.socket.display().to_string();
+        let mut order = vec![self.ch_remote.clone(), "--api-socket".to_owned(), socket];
         order.extend(words.iter().map(|word| (*word).to_owned()));
         self.host.run(Order::new(order))
     }
@@ -248,11 +251,25 @@ impl Drop for VmmProcess<'_> {
     }
 }
 
-/// The path of a binary of the workspace.
-fn binary(name: &str) -> Result<String> {
-    let path = binaries()?.join(name);
-    ensure!(path.exists(), "{} is not built; 'cargo build --bins' builds it", path.display());
-    Ok(path.display().to_string())
+/// The paths of `cloud-hypervisor` and `ch-remote` on a host.
+fn programs(host: &Host) -> Result<[String; 2]> {
+    const NAMES: [&str; 2] = ["cloud-hypervisor", "ch-remote"];
+    let folder = binaries()?;
+    for name in NAMES {
+        let path = folder.join(name);
+        ensure!(path.exists(), "{} is not built; 'cargo build --bins' builds it", path.display());
+    }
+    if !host.is_emulated() {
+        return Ok(NAMES.map(|name| folder.join(name).display().to_string()));
+    }
+    // Over 9p a program is read anew, page by page, each time it is started, and its rarer parts when they are first run:
+    // in a takeover, of all times. Real hosts have them at hand; so these get copies in their memory.
+    host.shell(&format!(
+        "cd '{}' && for name in {}; do [ -e /run/$name ] || {{ cp $name /run/$name.new && mv /run/$name.new /run/$name; }}; done",
+        folder.display(),
+        NAMES.join(" ")
+    ))?;
+    Ok(NAMES.map(|name| format!("/run/{name}")))
 }
 
 fn read(path: &Path) -> String {
