@@ -92,7 +92,8 @@ pub fn guest_powers_off(stage: &mut Stage) -> Result<()> {
 
 /// Has the guest switch itself off, and sees that its VMM ends well.
 pub fn power_off(stage: &mut Stage) -> Result<()> {
-    stage.pair.guest().control()?.ask(&Ask::PowerOff)?;
+    // The guest may be gone before its answer is; how its VMM ends is what counts.
+    let _ = stage.pair.guest().control()?.ask(&Ask::PowerOff);
     let ended = stage.pair.primary().wait(Duration::from_secs(60))?;
     stage.pair.ensure(ended == Ended::Exited(0), &format!("the guest's end: {ended:?}"))
 }
