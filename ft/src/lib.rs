@@ -7,7 +7,9 @@
 //!
 //! The order to read it in: [`event`] and [`record`] (the vocabulary), [`codec`], [`chunk`] and
 //! [`frame`] (its bytes), [`recorder`] and [`replay`] (the two ends of a log), [`gate`] (output
-//! commit), then [`message`], [`primary`], [`backup`] and [`takeover`] (the replicas). It does not own the machine, its state's encoding, or the sockets.
+//! commit), then [`message`], [`primary`], [`backup`] and [`takeover`] (the replicas) and
+//! [`standbys`] (who is joined next). It does not own the machine, its state's encoding, or the
+//! sockets.
 #![cfg_attr(not(any(test, feature = "std")), no_std)]
 #![forbid(unsafe_code)]
 
@@ -31,6 +33,7 @@ pub mod record;
 pub mod recorder;
 pub mod replay;
 pub mod settings;
+pub mod standbys;
 pub mod takeover;
 mod watch;
 
@@ -50,6 +53,7 @@ pub use record::{EndReason, PAGE_SIZE, Page, Record, RegisterValues};
 pub use recorder::{DigestMode, Recorder};
 pub use replay::{Replay, Start, Step};
 pub use settings::{AckMode, Settings};
+pub use standbys::{Patience, Standby, StandbyError, Standbys, TryJoin};
 pub use takeover::Ledger;
 
 #[cfg(test)]
