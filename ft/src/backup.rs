@@ -159,8 +159,10 @@ impl Backup {
             self.unexecuted_bytes -= bytes;
         }
         self.progress.outputs = outputs;
-        // Where only receipt counts, the answer to the next ping is soon enough.
-        let waited_for = self.settings.ack == AckMode::Verified && self.stream_open;
+        // Where only receipt counts, the answer to the next ping is soon enough; but a copy is sent
+        // no faster than it is written to memory here.
+        let paces = self.settings.ack == AckMode::Verified || self.state == BackupState::Joining;
+        let waited_for = paces && self.stream_open;
         if waited_for && matches!(self.state, BackupState::Joining | BackupState::Following) {
             self.acknowledge(&mut out);
         }

@@ -39,8 +39,50 @@ pub struct FtInfo {
     pub delta_pages: u64,
     /// Times the replicas' digests differed.
     pub divergences: u64,
+    /// Primary: the join that is under way, or the last one.
+    pub join: Option<JoinInfo>,
+    /// Who would be joined, in turn, when there is no backup.
+    pub standbys: Vec<StandbyInfo>,
     /// What happened last.
     pub last_event: Option<FtEvent>,
+}
+
+/// A host that would follow the VM.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StandbyInfo {
+    /// Where it waits.
+    pub address: String,
+    /// It is the backup, or being joined.
+    pub current: bool,
+    /// Joins that failed, and protections that ended early, since it last did well.
+    pub failures: u32,
+    /// Milliseconds until it may be tried again; 0 if it may now.
+    pub retry_in_ms: u64,
+}
+
+/// How far a join is: the machine is copied in rounds while it runs, then stands still for the
+/// pages written last.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinInfo {
+    /// Rounds begun; the first is over all pages.
+    pub round: u32,
+    /// Pages of 4 KiB looked at, each time they were.
+    pub pages: u64,
+    /// Of those, pages that held nothing but zeros.
+    pub zero_pages: u64,
+    /// Pages of this round still to be copied.
+    pub pages_left: u64,
+    /// Bytes of log that hold the copy.
+    pub bytes: u64,
+    /// Share of the guest's time, in percent, that the copy may take. It grows when the guest
+    /// writes pages faster than they can be copied.
+    pub throttle_percent: u64,
+    /// Milliseconds since the join began, or that it took.
+    pub elapsed_ms: u64,
+    /// Milliseconds until this round is over, if it goes on as before; absent once it is done.
+    pub round_ends_in_ms: Option<u64>,
+    /// Microseconds the machine stood still; absent until it is done.
+    pub pause_us: Option<u64>,
 }
 
 /// What a replica is doing.

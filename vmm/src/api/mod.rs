@@ -15,7 +15,10 @@ mod server;
 mod socket;
 mod vm_info;
 
-pub use ft_info::{FtEvent, FtInfo, FtProtection, FtRole, FtState, LogTraffic, OutputDelayUs};
+pub use ft_info::{
+    FtEvent, FtInfo, FtProtection, FtRole, FtState, JoinInfo, LogTraffic, OutputDelayUs,
+    StandbyInfo,
+};
 pub use queue::{ApiQueue, ApiSubmitter, QUEUE_CAPACITY, api_queue};
 pub use request::{ApiCall, ApiError, ApiReply, ApiRequest, ApiResult, ReplySender, call};
 pub use server::{ApiServer, ApiServerError};

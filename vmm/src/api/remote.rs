@@ -89,6 +89,14 @@ pub fn command() -> Command {
     let enable = Command::new("ft-enable")
         .about("Protect the VM that runs")
         .arg(Arg::new("config").required(true).help(FtConfig::SYNTAX));
+    let standbys = Command::new("ft-standbys")
+        .about("Say which hosts are joined when the VM has no backup")
+        .arg(
+            Arg::new("standby").num_args(0..).value_name("HOST:PORT").help("All of them, in turn"),
+        );
+    let move_backup = Command::new("ft-move-backup")
+        .about("Let the backup go and join another standby instead")
+        .arg(Arg::new("peer").required(true).value_name("HOST:PORT").help("Where it waits"));
     let not_yet = NOT_YET.iter().map(|name| {
         Command::new(*name)
             .hide(true)
@@ -102,6 +110,8 @@ pub fn command() -> Command {
         .arg(socket)
         .subcommand(create)
         .subcommand(enable)
+        .subcommand(standbys)
+        .subcommand(move_backup)
         .subcommands(PLAIN.iter().map(|(name, _, _, help)| Command::new(*name).about(*help)))
         .subcommands(not_yet)
 }
@@ -128,6 +138,15 @@ where
         Some(("create", arguments)) => {
             let config = read_config(text_of(arguments, "path"))?;
             request(socket, "PUT", "vm.create", Some(&config))?
+        }
+        Some(("ft-standbys", arguments)) => {
+            let list = arguments.get_many::<String>("standby").into_iter().flatten();
+            let body = serde_json::json!({ "standbys": list.collect::<Vec<_>>() });
+            request(socket, "PUT", "vm.ft-standbys", Some(&body.to_string()))?
+        }
+        Some(("ft-move-backup", arguments)) => {
+            let body = serde_json::json!({ "peer": text_of(arguments, "peer") });
+            request(socket, "PUT", "vm.ft-move-backup", Some(&body.to_string()))?
         }
         Some(("ft-enable", arguments)) => ft_enable(socket, text_of(arguments, "config"))?,
         Some((name, _)) => plain(socket, name)?,

@@ -7,7 +7,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use super::{FtInfo, VmCounters, VmInfo, VmmPingResponse};
-use crate::config::{ConfigError, FtConfig, VmConfig};
+use crate::config::{ConfigError, FtConfig, PeerAddress, VmConfig};
 
 /// Everything that can be asked of a VMM.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +44,10 @@ pub enum ApiRequest {
     FtFailover,
     /// How the protection is.
     FtInfo,
+    /// These hosts, and no others, are joined when there is no backup.
+    FtStandbys(Vec<PeerAddress>),
+    /// Let the backup go and join this standby instead.
+    FtMoveBackup(PeerAddress),
 }
 
 /// What the VMM answers.

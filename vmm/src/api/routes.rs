@@ -1,10 +1,11 @@
 //! The table of paths and methods, and the translation between HTTP and [`ApiRequest`].
 
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::http::{HttpRequest, HttpResponse};
 use super::{ApiError, ApiReply, ApiRequest, ApiResult};
-use crate::config::{FtConfig, VmConfig};
+use crate::config::{FtConfig, PeerAddress, VmConfig};
 
 const ROOT: &str = "/api/v1/";
 
@@ -34,6 +35,8 @@ const ROUTES: &[Route] = &[
     Route { name: "vm.ft-disable", method: "PUT", read: |b| plain(b, ApiRequest::FtDisable) },
     Route { name: "vm.ft-failover", method: "PUT", read: |b| plain(b, ApiRequest::FtFailover) },
     Route { name: "vm.ft-info", method: "GET", read: |_| Ok(ApiRequest::FtInfo) },
+    Route { name: "vm.ft-standbys", method: "PUT", read: read_ft_standbys },
+    Route { name: "vm.ft-move-backup", method: "PUT", read: read_ft_move_backup },
 ];
 
 /// Cloud Hypervisor's paths that we answer with "not there yet".
@@ -127,6 +130,42 @@ fn read_ft_enable(body: &[u8]) -> Result<ApiRequest, ApiError> {
     need_body(body, "the protection's configuration")?;
     let config: FtConfig = read_json(body, "protection's configuration")?;
     Ok(ApiRequest::FtEnable(Box::new(config)))
+}
+
+/// The body of `vm.ft-standbys`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StandbysBody {
+    standbys: Vec<String>,
+}
+
+/// The body of `vm.ft-move-backup`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MoveBackupBody {
+    peer: String,
+}
+
+fn read_ft_standbys(body: &[u8]) -> Result<ApiRequest, ApiError> {
+    need_body(body, "the list of standbys")?;
+    let StandbysBody { standbys } = read_json(body, "list of standbys")?;
+    let standbys = standbys.iter().map(|text| read_address(text)).collect::<Result<_, _>>()?;
+    Ok(ApiRequest::FtStandbys(standbys))
+}
+
+fn read_ft_move_backup(body: &[u8]) -> Result<ApiRequest, ApiError> {
+    need_body(body, "the standby's address")?;
+    let MoveBackupBody { peer } = read_json(body, "standby's address")?;
+    read_address(&peer).map(ApiRequest::FtMoveBackup)
+}
+
+fn read_address(text: &str) -> Result<PeerAddress, ApiError> {
+    text.parse().map_err(|expected| {
+        ApiError::bad_request(format!(
+            "\"{}\" is no standby's address: {expected} is needed.",
+            shown(text)
+        ))
+    })
 }
 
 fn need_body(body: &[u8], what: &str) -> Result<(), ApiError> {

@@ -27,6 +27,11 @@ pub struct FtConfig {
     pub timings: FtTimings,
     /// Bytes of log that may wait in memory to be sent, written or executed.
     pub log_buffer: u64,
+    /// Hosts that are joined, in turn, when there is no backup. The peer is one of them, said or
+    /// not. Only a primary's.
+    pub standbys: Vec<PeerAddress>,
+    /// Bytes a second that a join may copy at most; as fast as it goes if absent.
+    pub join_bandwidth: Option<u64>,
     /// Moments from one digest of the device state in the log to the next.
     pub digest_every: u64,
     /// The port of the UDP heartbeats; that of the TCP channel if absent.
@@ -40,6 +45,9 @@ pub enum FtMode {
     Primary {
         /// Where the backup listens.
         peer: PeerAddress,
+        /// Where this process waits as a standby once the VM lives elsewhere; without it, it ends
+        /// then.
+        listen: Option<SocketAddr>,
     },
     /// Follows a primary and takes over when it dies.
     Backup {
@@ -108,9 +116,9 @@ impl FtConfig {
 
     /// What `--ft` and `ch-remote ft-enable` take, for help texts.
     pub const SYNTAX: &'static str = "role=primary,peer=<host:port>,arbiter=file:<absolute \
-        path>|none[,ack=received|verified][,heartbeat_ms=50][,timeout_ms=500]\
+        path>|none[,standby=<host:port>]…[,listen=<address:port>][,ack=received|verified][,heartbeat_ms=50][,timeout_ms=500]\
         [,connect_timeout_ms=5000][,max_lag_ms=100][,log_buffer=64M][,digest_every=10000]\
-        [,udp_port=<port>] | role=backup,listen=<address:port>[,arbiter=…][,log_buffer=64M]\
+        [,join_bandwidth=<bytes a second>][,udp_port=<port>] | role=backup,listen=<address:port>[,arbiter=…][,log_buffer=64M]\
         [,udp_port=<port>] | record=<file>[,log_buffer=64M][,digest_every=10000] | replay=<file>";
 
     /// A configuration of `mode` with every default.
@@ -121,6 +129,8 @@ impl FtConfig {
             arbiter: None,
             timings: FtTimings::default(),
             log_buffer: Self::LOG_BUFFER_DEFAULT,
+            standbys: Vec::new(),
+            join_bandwidth: None,
             digest_every: Self::DIGEST_EVERY_DEFAULT,
             udp_port: None,
         }
@@ -137,6 +147,15 @@ impl FtConfig {
     /// The grammar that [`FtConfig::parse`] reads back as the same configuration.
     pub fn to_options(&self) -> String {
         FtFields::from(self.clone()).to_options()
+    }
+
+    /// Where this process waits as a standby, if it does.
+    pub fn listen(&self) -> Option<SocketAddr> {
+        match &self.mode {
+            FtMode::Primary { listen, .. } => *listen,
+            FtMode::Backup { listen } => Some(*listen),
+            FtMode::Record { .. } | FtMode::Replay { .. } => None,
+        }
     }
 
     /// Whether this is a VM of its own whose run somebody else depends on or replays: a primary or

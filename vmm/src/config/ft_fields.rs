@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::options::{Options, OptionsText, SIZE_EXPECTED, print_size, read_size};
+use super::options::{Options, OptionsText, SIZE_EXPECTED, print_size, read_list, read_size};
 use super::{AckMode, Arbiter, ConfigError, FtConfig, FtMode, FtTimings, PeerAddress};
 
 /// The name of the option, for messages.
@@ -15,6 +15,8 @@ const HEARTBEAT_MS_MAX: u64 = 60_000;
 const TIME_MS_MAX: u64 = 3_600_000;
 const LOG_BUFFER_MIN: u64 = 1 << 20;
 const LOG_BUFFER_MAX: u64 = 64 << 30;
+/// Slower than this no join of a machine of any size would ever end.
+const JOIN_BANDWIDTH_MIN: u64 = 64 << 10;
 
 /// Every field a user can write, as written.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +28,8 @@ pub(crate) struct FtFields {
     peer: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     listen: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "one_or_more")]
+    standby: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     record: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -44,6 +48,8 @@ pub(crate) struct FtFields {
     max_lag_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "number_or_size")]
     log_buffer: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "number_or_size")]
+    join_bandwidth: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     digest_every: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -54,11 +60,12 @@ impl FtFields {
     /// Reads the grammar; what the fields mean together is not judged yet.
     pub(crate) fn parse(text: &str) -> Result<Self, ConfigError> {
         const MILLISECONDS: &str = "a whole number of milliseconds";
-        let mut options = Options::parse(OPTION, text)?;
+        let mut options = Options::parse_with_lists(OPTION, text, &["standby"])?;
         let fields = FtFields {
             role: options.take("role"),
             peer: options.take("peer"),
             listen: options.take("listen"),
+            standby: options.take_list("standby"),
             record: options.take("record").map(PathBuf::from),
             replay: options.take("replay").map(PathBuf::from),
             ack: options.take("ack"),
@@ -68,6 +75,7 @@ impl FtFields {
             connect_timeout_ms: options.take_as("connect_timeout_ms", MILLISECONDS)?,
             max_lag_ms: options.take_as("max_lag_ms", MILLISECONDS)?,
             log_buffer: options.take_size("log_buffer")?,
+            join_bandwidth: options.take_size("join_bandwidth")?,
             digest_every: options.take_as("digest_every", "a whole number of moments")?,
             udp_port: options.take_as("udp_port", "a port from 1 to 65535")?,
         };
@@ -81,6 +89,9 @@ impl FtFields {
         text.push_some("role", self.role.as_ref());
         text.push_some("peer", self.peer.as_ref());
         text.push_some("listen", self.listen.as_ref());
+        for standby in self.standby.iter().flatten() {
+            text.push("standby", standby);
+        }
         text.push_some("record", self.record.as_ref().map(|path| path.display()));
         text.push_some("replay", self.replay.as_ref().map(|path| path.display()));
         text.push_some("ack", self.ack.as_ref());
@@ -90,6 +101,7 @@ impl FtFields {
         text.push_some("connect_timeout_ms", self.connect_timeout_ms);
         text.push_some("max_lag_ms", self.max_lag_ms);
         text.push_some("log_buffer", self.log_buffer.map(print_size));
+        text.push_some("join_bandwidth", self.join_bandwidth.map(print_size));
         text.push_some("digest_every", self.digest_every);
         text.push_some("udp_port", self.udp_port);
         text.finish()
@@ -114,26 +126,23 @@ impl FtFields {
             }
             (None, Some(path), None) => Ok(FtMode::Record { path: path.clone() }),
             (None, None, Some(path)) => Ok(FtMode::Replay { path: path.clone() }),
-            (Some("primary"), None, None) => Ok(FtMode::Primary { peer: self.read_peer()? }),
-            (Some("backup"), None, None) => Ok(FtMode::Backup { listen: self.read_listen()? }),
+            (Some("primary"), None, None) => Ok(FtMode::Primary {
+                peer: self.read_peer()?,
+                listen: self.listen.as_deref().map(read_listen).transpose()?,
+            }),
+            (Some("backup"), None, None) => Ok(FtMode::Backup { listen: self.must_listen()? }),
             (Some(other), None, None) => Err(bad_value("role", other, "primary or backup")),
         }
     }
 
     fn read_peer(&self) -> Result<PeerAddress, ConfigError> {
-        if self.listen.is_some() {
-            return Err(ConfigError::contradiction(
-                "--ft: role=primary and listen= contradict each other: the backup listens, the \
-                 primary says with peer=HOST:PORT where.",
-            ));
-        }
         let text = self.peer.as_deref().ok_or_else(|| {
             missing("peer", "A primary needs peer=HOST:PORT, where its backup listens.")
         })?;
         text.parse().map_err(|expected| bad_value("peer", text, expected))
     }
 
-    fn read_listen(&self) -> Result<SocketAddr, ConfigError> {
+    fn must_listen(&self) -> Result<SocketAddr, ConfigError> {
         if self.peer.is_some() {
             return Err(ConfigError::contradiction(
                 "--ft: role=backup and peer= contradict each other: the backup says with \
@@ -143,10 +152,7 @@ impl FtFields {
         let text = self.listen.as_deref().ok_or_else(|| {
             missing("listen", "A backup needs listen=ADDRESS:PORT, such as listen=0.0.0.0:7000.")
         })?;
-        let address = text.parse::<SocketAddr>().ok().filter(|address| address.port() != 0);
-        address.ok_or_else(|| {
-            bad_value("listen", text, "ADDRESS:PORT, such as 0.0.0.0:7000 or [::]:7000,")
-        })
+        read_listen(text)
     }
 
     /// Refuses fields that mean nothing to `mode`: silence would look like consent.
@@ -162,13 +168,15 @@ impl FtFields {
         let digests = primary || matches!(mode, FtMode::Record { .. });
         let rules = [
             ("peer", self.peer.is_some(), primary, PRIMARY),
-            ("listen", self.listen.is_some(), pair && !primary, "role=backup"),
+            ("listen", self.listen.is_some(), pair, PAIR),
+            ("standby", self.standby.is_some(), primary, PRIMARY),
             ("ack", self.ack.is_some(), primary, PRIMARY),
             ("arbiter", self.arbiter.is_some(), pair, PAIR),
             ("heartbeat_ms", self.heartbeat_ms.is_some(), primary, PRIMARY),
             ("timeout_ms", self.timeout_ms.is_some(), primary, PRIMARY),
             ("connect_timeout_ms", self.connect_timeout_ms.is_some(), primary, PRIMARY),
             ("max_lag_ms", self.max_lag_ms.is_some(), primary, PRIMARY),
+            ("join_bandwidth", self.join_bandwidth.is_some(), primary, "role=primary"),
             ("udp_port", self.udp_port.is_some(), pair, PAIR),
             ("log_buffer", self.log_buffer.is_some(), logs, "a VM that logs or follows a log"),
             ("digest_every", self.digest_every.is_some(), digests, "role=primary or record="),
@@ -205,6 +213,15 @@ impl FtFields {
         }
     }
 
+    fn read_standbys(&self) -> Result<Vec<PeerAddress>, ConfigError> {
+        let standbys = self.standby.iter().flatten();
+        let standbys: Vec<PeerAddress> = standbys
+            .map(|text| text.parse().map_err(|expected| bad_value("standby", text, expected)))
+            .collect::<Result<_, _>>()?;
+        check_standbys(&standbys)?;
+        Ok(standbys)
+    }
+
     fn read_timings(&self) -> Result<FtTimings, ConfigError> {
         let default = FtTimings::default();
         let timings = FtTimings {
@@ -236,6 +253,9 @@ impl TryFrom<FtFields> for FtConfig {
         fields.check_foreign_fields(&mode)?;
         let log_buffer = fields.log_buffer.unwrap_or(FtConfig::LOG_BUFFER_DEFAULT);
         in_range("log_buffer", log_buffer, LOG_BUFFER_MIN, LOG_BUFFER_MAX)?;
+        if let Some(rate) = fields.join_bandwidth {
+            in_range("join_bandwidth", rate, JOIN_BANDWIDTH_MIN, u64::MAX)?;
+        }
         let digest_every = fields.digest_every.unwrap_or(FtConfig::DIGEST_EVERY_DEFAULT);
         in_range("digest_every", digest_every, 1, u64::MAX)?;
         if fields.udp_port == Some(0) {
@@ -245,7 +265,9 @@ impl TryFrom<FtFields> for FtConfig {
             ack: fields.read_ack()?,
             arbiter: fields.read_arbiter(&mode)?,
             timings: fields.read_timings()?,
+            standbys: fields.read_standbys()?,
             log_buffer,
+            join_bandwidth: fields.join_bandwidth,
             digest_every,
             udp_port: fields.udp_port,
             mode,
@@ -262,8 +284,11 @@ impl From<FtConfig> for FtFields {
             ..FtFields::default()
         };
         match config.mode {
-            FtMode::Primary { peer } => {
+            FtMode::Primary { peer, listen } => {
                 fields.role = Some("primary".into());
+                fields.listen = listen.map(|listen| listen.to_string());
+                let standbys = config.standbys.iter().map(ToString::to_string);
+                fields.standby = Some(standbys.collect()).filter(|list: &Vec<_>| !list.is_empty());
                 fields.peer = Some(peer.to_string());
                 fields.ack = Some(config.ack.to_string());
                 fields.heartbeat_ms = Some(config.timings.heartbeat_ms);
@@ -271,6 +296,7 @@ impl From<FtConfig> for FtFields {
                 fields.connect_timeout_ms = Some(config.timings.connect_timeout_ms);
                 fields.max_lag_ms = Some(config.timings.max_lag_ms);
                 fields.digest_every = Some(config.digest_every);
+                fields.join_bandwidth = config.join_bandwidth;
             }
             FtMode::Backup { listen } => {
                 fields.role = Some("backup".into());
@@ -319,6 +345,24 @@ fn read_arbiter(text: &str) -> Result<Arbiter, ConfigError> {
     Ok(Arbiter::File { path: PathBuf::from(path) })
 }
 
+fn read_listen(text: &str) -> Result<SocketAddr, ConfigError> {
+    let address = text.parse::<SocketAddr>().ok().filter(|address| address.port() != 0);
+    address.ok_or_else(|| {
+        bad_value("listen", text, "ADDRESS:PORT, such as 0.0.0.0:7000 or [::]:7000,")
+    })
+}
+
+/// Refuses a list of standbys that is too long or names one twice.
+///
+/// # Errors
+/// A sentence that says which.
+pub(crate) fn check_standbys(standbys: &[PeerAddress]) -> Result<(), ConfigError> {
+    let mut list = ft::Standbys::new(ft::Patience::default());
+    let addresses: Vec<String> = standbys.iter().map(ToString::to_string).collect();
+    list.replace(addresses.iter().map(String::as_str))
+        .map_err(|error| ConfigError::contradiction(format!("--ft: {error}.")))
+}
+
 fn name_of(mode: &FtMode) -> &'static str {
     match mode {
         FtMode::Primary { .. } => "this is a primary",
@@ -353,7 +397,7 @@ fn bad_value(key: &str, value: &str, expected: &str) -> ConfigError {
     }
 }
 
-/// `log_buffer` in JSON: bytes as a number, or the command line's `"64M"`.
+/// A size in JSON: bytes as a number, or the command line's `"64M"`.
 fn number_or_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -364,10 +408,26 @@ fn number_or_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u
     match Option::<NumberOrText>::deserialize(deserializer)? {
         None => Ok(None),
         Some(NumberOrText::Number(bytes)) => Ok(Some(bytes)),
-        Some(NumberOrText::Text(text)) => read_size(&text).map(Some).ok_or_else(|| {
-            serde::de::Error::custom(format!("log_buffer \"{text}\" is not {SIZE_EXPECTED}"))
-        }),
+        Some(NumberOrText::Text(text)) => read_size(&text)
+            .map(Some)
+            .ok_or_else(|| serde::de::Error::custom(format!("\"{text}\" is not {SIZE_EXPECTED}"))),
     }
+}
+
+/// A list in JSON, or a single text.
+fn one_or_more<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Vec<String>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum OneOrMore {
+        One(String),
+        More(Vec<String>),
+    }
+    Ok(Option::<OneOrMore>::deserialize(deserializer)?.map(|given| match given {
+        OneOrMore::One(text) => read_list(&text),
+        OneOrMore::More(list) => list,
+    }))
 }
 
 #[cfg(test)]

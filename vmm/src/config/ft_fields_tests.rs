@@ -20,7 +20,7 @@ fn json_sentence(json: &str) -> String {
 fn a_primary_has_every_default_but_the_arbiter() {
     let config = parse(PRIMARY);
     let peer = PeerAddress { host: "backup".into(), port: 7000 };
-    assert_eq!(config.mode, FtMode::Primary { peer });
+    assert_eq!(config.mode, FtMode::Primary { peer, listen: None });
     assert_eq!(config.arbiter, Some(Arbiter::File { path: "/shared/vm".into() }));
     assert_eq!(config.ack, AckMode::Received);
     assert_eq!(config.log_buffer, 64 << 20);

@@ -78,11 +78,13 @@ prop_compose! {
     ) -> FtConfig {
         let timeout_ms = 4 * heartbeat_ms + patience;
         FtConfig {
-            mode: FtMode::Primary { peer: PeerAddress { host, port } },
+            mode: FtMode::Primary { peer: PeerAddress { host, port }, listen: None },
             ack: if verified { AckMode::Verified } else { AckMode::Received },
             arbiter: Some(arbiter),
             timings: FtTimings { heartbeat_ms, timeout_ms, connect_timeout_ms, max_lag_ms },
             log_buffer,
+            join_bandwidth: None,
+            standbys: Vec::new(),
             digest_every,
             udp_port,
         }

@@ -24,19 +24,35 @@ impl Options {
     /// # Errors
     /// [`ConfigError::Syntax`] for open quotes or brackets, a pair without `=`, a key given twice.
     pub fn parse(option: &str, text: &str) -> Result<Self, ConfigError> {
+        Self::parse_with_lists(option, text, &[])
+    }
+
+    /// Like [`Options::parse`], but the keys in `lists` may be given several times: what they say is
+    /// one list, with commas between.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn parse_with_lists(option: &str, text: &str, lists: &[&str]) -> Result<Self, ConfigError> {
         let syntax = |reason: String| ConfigError::Syntax {
             option: option.to_owned(),
             text: text.to_owned(),
             reason,
         };
-        let mut pairs = BTreeMap::new();
+        let mut pairs: BTreeMap<String, String> = BTreeMap::new();
         if !text.trim().is_empty() {
             for part in split_commas(text).map_err(|reason| syntax(reason.to_owned()))? {
                 let (key, value) =
                     part.split_once('=').ok_or_else(|| syntax(format!("\"{part}\" has no =")))?;
                 let (key, value) = (key.trim().to_owned(), unquote(value.trim()));
-                if pairs.insert(key.clone(), value).is_some() {
-                    return Err(syntax(format!("{key}= is given twice")));
+                match pairs.get_mut(&key) {
+                    Some(list) if lists.contains(&key.as_str()) => {
+                        list.push(',');
+                        list.push_str(&value);
+                    }
+                    Some(_) => return Err(syntax(format!("{key}= is given twice"))),
+                    None => {
+                        pairs.insert(key, value);
+                    }
                 }
             }
         }
@@ -61,6 +77,11 @@ impl Options {
         self.take(key)
             .map(|value| value.parse().map_err(|_| self.bad_value(key, &value, expected)))
             .transpose()
+    }
+
+    /// The values of a list, whether it came in brackets, in several pairs, or as one value.
+    pub fn take_list(&mut self, key: &'static str) -> Option<Vec<String>> {
+        self.take(key).map(|text| read_list(&text))
     }
 
     /// The value of a switch: `on`, `off`, `true` or `false`; off if absent.
@@ -138,6 +159,20 @@ pub(crate) fn read_switch(text: &str) -> Option<bool> {
         "off" | "false" => Some(false),
         _ => None,
     }
+}
+
+/// The parts of `a,b`, `[a,b]` or `[a],[b]`. An address in brackets that a port follows keeps them.
+pub(crate) fn read_list(text: &str) -> Vec<String> {
+    let parts = split_commas(text).unwrap_or_else(|_| vec![text]);
+    let parts = parts.into_iter().map(str::trim);
+    parts
+        .flat_map(|part| match part.strip_prefix('[').and_then(|part| part.strip_suffix(']')) {
+            Some(inner) if !inner.is_empty() => read_list(inner),
+            Some(_) => Vec::new(),
+            None if part.is_empty() => Vec::new(),
+            None => vec![part.to_owned()],
+        })
+        .collect()
 }
 
 /// A number of bytes, with an optional `K`, `M` or `G` (powers of 1024).
@@ -267,6 +302,19 @@ mod tests {
         assert!(sentence("a=1]").ends_with("a ] closes nothing."));
         assert!(sentence("a=1,/x.img").ends_with("\"/x.img\" has no =."));
         assert!(sentence("a=1,a=2").ends_with("a= is given twice."));
+    }
+
+    #[test]
+    fn a_list_may_come_in_brackets_or_in_several_pairs() {
+        for text in
+            ["s=a:1,s=[::1]:2", "s=[a:1,[::1]:2]", "s=\"a:1,[::1]:2\"", "s=[a:1],s=[[::1]:2]"]
+        {
+            let mut options = Options::parse_with_lists("--ft", text, &["s"]).unwrap();
+            assert_eq!(options.take_list("s").unwrap(), ["a:1", "[::1]:2"], "{text}");
+        }
+        let mut none = Options::parse_with_lists("--ft", "s=[]", &["s"]).unwrap();
+        assert_eq!(none.take_list("s").unwrap(), [""; 0]);
+        assert!(Options::parse_with_lists("--ft", "s=a,t=1,t=2", &["s"]).is_err());
     }
 
     #[test]

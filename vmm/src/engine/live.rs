@@ -26,11 +26,21 @@ impl Engine {
         if self.ended.is_some() {
             return Ok(());
         }
-        if self.paused || self.stalled || !self.machine.runnable() {
+        self.copy()?;
+        if self.paused || self.stands_still() || !self.machine.runnable() {
             self.sleep();
             return Ok(());
         }
         self.enter()
+    }
+
+    /// Whether something other than the user holds the guest up: a full log, or a copy that has to
+    /// get ahead of it.
+    fn stands_still(&self) -> bool {
+        match &self.mode {
+            Mode::Copying(copying) => copying.guest_waits(),
+            Mode::Live | Mode::Recording(_) | Mode::Replaying(_) => self.stalled,
+        }
     }
 
     fn take_messages(&mut self) -> Result<(), Error> {
@@ -56,7 +66,7 @@ impl Engine {
                 self.clock.start();
                 self.reports.send(Report::Resumed);
             }
-            Message::Record(kind, digest_every) => self.start_recording(kind, digest_every)?,
+            Message::Record(plan) => self.start_recording(plan)?,
             Message::StopRecording(end) => self.stop_recording(end)?,
             Message::HandOver => {
                 self.paused = true;
@@ -78,7 +88,7 @@ impl Engine {
 
     pub(super) fn inspection(&self) -> Inspection {
         let (deltas, delta_pages) = match &self.mode {
-            Mode::Live => (0, 0),
+            Mode::Live | Mode::Copying(_) => (0, 0),
             Mode::Recording(recording) => (recording.deltas, recording.delta_pages),
             Mode::Replaying(replaying) => (replaying.deltas, replaying.delta_pages),
         };
@@ -119,15 +129,18 @@ impl Engine {
     fn sleep(&mut self) {
         let mut timeout = SLEEP_MOST;
         if !self.paused
-            && !self.stalled
+            && !self.stands_still()
             && let Some(deadline) = self.machine.next_deadline()
         {
             timeout = timeout.min(Duration::from_nanos(deadline.saturating_sub(self.clock.now())));
         }
-        if let Mode::Recording(recording) = &self.mode
-            && let Some(due) = recording.flush_due_ns()
-        {
-            timeout = timeout.min(Duration::from_nanos(due.saturating_sub(monotonic_ns())));
+        let due_ns = match &self.mode {
+            Mode::Recording(recording) => recording.flush_due_ns(),
+            Mode::Copying(copying) => Some(copying.due_ns()),
+            Mode::Live | Mode::Replaying(_) => None,
+        };
+        if let Some(due_ns) = due_ns {
+            timeout = timeout.min(Duration::from_nanos(due_ns.saturating_sub(monotonic_ns())));
         }
         if !timeout.is_zero() {
             self.inbox.wait(Some(timeout));
@@ -162,24 +175,30 @@ impl Engine {
     fn arm(&self) {
         let patience = match &self.mode {
             Mode::Recording(_) => self.budget.patience_ns(),
-            Mode::Live | Mode::Replaying(_) => 0,
+            Mode::Live | Mode::Copying(_) | Mode::Replaying(_) => 0,
         };
-        let wait = if self.machine.inside_interval() && self.input_waits() {
-            0
-        } else if let Some(deadline) = self.machine.next_deadline() {
-            deadline.saturating_sub(self.clock.now())
+        let now_ns = monotonic_ns();
+        let input_due_ns = if self.machine.inside_interval() && self.input_waits() {
+            Some(now_ns)
         } else {
-            return;
+            let deadline = self.machine.next_deadline();
+            deadline.map(|due| now_ns.saturating_add(due.saturating_sub(self.clock.now())))
         };
-        let due = monotonic_ns().saturating_add(wait).saturating_add(patience);
-        self.machine.vcpu.kicker().kick_by(due);
+        let input_due_ns = input_due_ns.map(|due_ns| due_ns.saturating_add(patience));
+        let copy_due_ns = match &self.mode {
+            Mode::Copying(copying) => Some(copying.due_ns()),
+            Mode::Live | Mode::Recording(_) | Mode::Replaying(_) => None,
+        };
+        if let Some(due_ns) = input_due_ns.into_iter().chain(copy_due_ns).min() {
+            self.machine.vcpu.kicker().kick_by(due_ns);
+        }
     }
 
     /// The vCPU was kicked out of the guest. In a plain VM that ends the interval; under a log
     /// only a delta can, and only when something waits for it.
     fn interrupted(&mut self) -> Result<(), Error> {
         match self.mode {
-            Mode::Live => {
+            Mode::Live | Mode::Copying(_) => {
                 self.machine.end_interval_here();
                 Ok(())
             }
@@ -206,7 +225,7 @@ impl Engine {
     /// Sends what the machine put out, and the log that leads to it.
     pub(super) fn emit(&mut self, flush: bool) -> Result<(), Error> {
         match &mut self.mode {
-            Mode::Live => {
+            Mode::Live | Mode::Copying(_) => {
                 let outputs = self.machine.take_outputs();
                 if !outputs.is_empty() {
                     let outputs = outputs.into_iter().map(|o| (NOT_LOGGED, o)).collect();

@@ -27,6 +27,38 @@ pub enum JoinKind {
     Pair,
 }
 
+/// How a log is to be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordPlan {
+    /// What for.
+    pub kind: JoinKind,
+    /// Moments from one digest of all device state to the next.
+    pub digest_every: u64,
+    /// At most so many bytes a second while memory is copied for a backup.
+    pub bytes_per_second: Option<u64>,
+}
+
+/// How far the copying of a machine is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CopyProgress {
+    /// Rounds begun; the first is over all pages.
+    pub round: u32,
+    /// Pages read, each time they were.
+    pub pages: u64,
+    /// Of those, pages of zeros.
+    pub zero_pages: u64,
+    /// Pages of this round still to be read.
+    pub pages_left: u64,
+    /// Bytes of log that hold them.
+    pub bytes: u64,
+    /// Share of the guest's time that the copy may take.
+    pub throttle_percent: u64,
+    /// Nanoseconds since it began.
+    pub elapsed_ns: u64,
+    /// It is done, and the machine stood still so long for the last pages.
+    pub pause_ns: Option<u64>,
+}
+
 /// From the shell to the engine.
 pub enum Message {
     /// Something happened that the machine should see.
@@ -35,9 +67,8 @@ pub enum Message {
     Pause,
     /// Let both go on; answered with [`Report::Resumed`].
     Resume,
-    /// Log everything from here on, beginning with the whole state; a digest of all device state
-    /// once in so many moments.
-    Record(JoinKind, u64),
+    /// Log everything, beginning with the whole state.
+    Record(RecordPlan),
     /// Log nothing any more; `Some` writes an end into the log first.
     StopRecording(Option<EndReason>),
     /// A piece of log to replay.
@@ -138,6 +169,8 @@ pub enum Report {
     Paused,
     /// The guest goes on.
     Resumed,
+    /// The machine is being copied, or has been.
+    Copying(CopyProgress),
     /// A log begins with the state at this moment.
     Recording(u64),
     /// The log was ended for a planned move; the machine stands still.
@@ -156,6 +189,8 @@ pub struct Shared {
     packets_waiting: AtomicUsize,
     /// The last output that has left, for the log to tell the backup.
     released: AtomicU64,
+    /// Bytes of the log that the backup has executed.
+    executed_bytes: AtomicU64,
 }
 
 impl Shared {
@@ -176,9 +211,14 @@ impl Shared {
         self.released.load(Ordering::Relaxed)
     }
 
-    /// A new log counts its outputs from 1.
-    pub(super) fn forget_released(&self) {
+    pub(super) fn executed_bytes(&self) -> u64 {
+        self.executed_bytes.load(Ordering::Relaxed)
+    }
+
+    /// A new log counts its outputs from 1, and its bytes from 0.
+    pub(super) fn forget_log(&self) {
         self.released.store(0, Ordering::Relaxed);
+        self.executed_bytes.store(0, Ordering::Relaxed);
     }
 
     pub(super) fn packet_taken(&self) {
@@ -216,6 +256,7 @@ impl EngineHandle {
             attentive: AtomicBool::new(true),
             packets_waiting: AtomicUsize::new(0),
             released: AtomicU64::new(0),
+            executed_bytes: AtomicU64::new(0),
         });
         let inbox = Inbox { receiver, shared: Arc::clone(&shared), next: None };
         (Self { sender, shared }, inbox)
@@ -237,6 +278,11 @@ impl EngineHandle {
     /// All outputs up to this sequence of the log have left. The log tells the backup.
     pub fn set_released(&self, sequence: u64) {
         self.shared.released.store(sequence, Ordering::Relaxed);
+    }
+
+    /// So many bytes of the log have been executed by the backup: the copy keeps within a window.
+    pub fn set_executed_bytes(&self, bytes: u64) {
+        self.shared.executed_bytes.store(bytes, Ordering::Relaxed);
     }
 
     /// Packets that the machine has not taken yet: the shell reads no more when they are many.

@@ -7,6 +7,8 @@
 
 mod budget;
 mod clock;
+mod copy_pace;
+mod copying;
 mod divergence;
 mod live;
 mod messages;
@@ -17,12 +19,13 @@ use std::thread::JoinHandle;
 
 pub use clock::LiveClock;
 pub use messages::{
-    DivergenceReport, Ended, EngineHandle, Inbox, Inspect, Inspection, JoinKind, Message, Report,
-    ReportSink,
+    CopyProgress, DivergenceReport, Ended, EngineHandle, Inbox, Inspect, Inspection, JoinKind,
+    Message, RecordPlan, Report, ReportSink,
 };
 
 use self::budget::DeltaBudget;
 use self::clock::Time;
+use self::copying::Copying;
 use self::messages::Shared;
 use self::recording::Recording;
 use self::replaying::Replaying;
@@ -42,6 +45,8 @@ pub trait Rebuild: Send {
 enum Mode {
     /// From the shell.
     Live,
+    /// From the shell, while a backup is given a copy of the machine.
+    Copying(Box<Copying>),
     /// From the shell, and each is logged.
     Recording(Box<Recording>),
     /// From a log.
@@ -149,7 +154,7 @@ impl Engine {
         }
         while self.ended.is_none() {
             let step = match self.mode {
-                Mode::Live | Mode::Recording(_) => self.step_live(),
+                Mode::Live | Mode::Copying(_) | Mode::Recording(_) => self.step_live(),
                 Mode::Replaying(_) => self.step_replaying(),
             };
             if let Err(error) = step {
@@ -166,7 +171,7 @@ impl Engine {
     fn apply_pace(&self) {
         let shared = self.inbox.shared();
         match self.mode {
-            Mode::Live => shared.set_patience(Shared::AT_ONCE),
+            Mode::Live | Mode::Copying(_) => shared.set_patience(Shared::AT_ONCE),
             Mode::Recording(_) => shared.set_patience(self.budget.patience_ns()),
             Mode::Replaying(_) => shared.set_patience(Shared::NEVER),
         }
@@ -199,7 +204,7 @@ impl Engine {
     fn machine_and_time(&mut self) -> (&mut Machine, Time<'_>) {
         let moment = self.machine.moment();
         let time = match &mut self.mode {
-            Mode::Live => Time::Live(&self.clock),
+            Mode::Live | Mode::Copying(_) => Time::Live(&self.clock),
             Mode::Recording(recording) => {
                 Time::Recording(&self.clock, &mut recording.recorder, moment)
             }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use ft::{Chunk, DigestMode, EndReason, Input, Output, Page, Recorder, recorder::Noted};
 use hypervisor::monotonic_ns;
 
-use super::messages::{JoinKind, Report};
+use super::messages::{JoinKind, RecordPlan, Report};
 use super::{Engine, Mode};
 use crate::error::Error;
 use crate::machine::{content_pages, memory_digest, page_at};
@@ -38,6 +38,22 @@ pub(super) struct Recording {
 }
 
 impl Recording {
+    /// A recording that goes on with `recorder`, of a machine that is at `moment`.
+    pub(super) fn new(plan: &RecordPlan, recorder: Recorder, moment: u64) -> Self {
+        Self {
+            kind: plan.kind,
+            recorder,
+            deltas: 0,
+            delta_pages: 0,
+            gathering_since_ns: None,
+            digest_every: plan.digest_every,
+            state_digest_due: moment.saturating_add(plan.digest_every),
+            released: 0,
+            outputs: Vec::new(),
+            ended: false,
+        }
+    }
+
     /// When the log in hand has to be sent, monotonic ns.
     pub(super) fn flush_due_ns(&self) -> Option<u64> {
         self.gathering_since_ns.map(|since| since + GATHER.as_nanos() as u64)
@@ -68,32 +84,21 @@ impl Recording {
 }
 
 impl Engine {
-    /// Starts to log, beginning with the whole state.
-    pub(super) fn start_recording(
-        &mut self,
-        kind: JoinKind,
-        digest_every: u64,
-    ) -> Result<(), Error> {
+    /// Starts to log: into a file from here on, for a backup once it has a copy of the machine.
+    pub(super) fn start_recording(&mut self, plan: RecordPlan) -> Result<(), Error> {
+        match plan.kind {
+            JoinKind::File => self.start_file(&plan),
+            JoinKind::Pair => self.start_copying(plan),
+        }
+    }
+
+    fn start_file(&mut self, plan: &RecordPlan) -> Result<(), Error> {
         self.settle()?;
         self.emit(true)?;
-        let digest_mode = match kind {
-            JoinKind::File => DigestMode::Registers,
-            JoinKind::Pair => DigestMode::EveryChunk,
-        };
         let moment = self.machine.moment();
-        self.mode = Mode::Recording(Box::new(Recording {
-            kind,
-            recorder: Recorder::new(moment, digest_mode),
-            deltas: 0,
-            delta_pages: 0,
-            gathering_since_ns: None,
-            digest_every,
-            state_digest_due: moment.saturating_add(digest_every),
-            released: 0,
-            outputs: Vec::new(),
-            ended: false,
-        }));
-        self.inbox.shared().forget_released();
+        let recorder = Recorder::new(moment, DigestMode::Registers);
+        self.mode = Mode::Recording(Box::new(Recording::new(plan, recorder, moment)));
+        self.inbox.shared().forget_log();
         self.machine.vm.track_dirty(true)?;
         self.apply_pace();
         self.record_everything()?;
@@ -107,7 +112,7 @@ impl Engine {
             self.finish_log(reason)?;
         }
         self.emit(true)?;
-        if matches!(self.mode, Mode::Recording(_)) {
+        if matches!(self.mode, Mode::Recording(_) | Mode::Copying(_)) {
             self.mode = Mode::Live;
             self.machine.vm.track_dirty(false)?;
             self.apply_pace();
@@ -133,20 +138,33 @@ impl Engine {
         self.emit(true)
     }
 
-    /// Logs the whole state as a moment of its own: what a join and a reset need.
+    /// Logs the whole state as a moment of its own: what a recording begins with, and what a reset
+    /// needs. A copy that is under way begins again.
     pub(super) fn record_everything(&mut self) -> Result<(), Error> {
-        if !matches!(self.mode, Mode::Recording(_)) {
-            return Ok(());
+        let frames = || content_pages(&self.machine.memory).collect::<Vec<u64>>();
+        match &mut self.mode {
+            Mode::Live | Mode::Replaying(_) => Ok(()),
+            Mode::Copying(copying) => {
+                copying.begin_again(frames());
+                Ok(())
+            }
+            Mode::Recording(_) => {
+                let frames = frames();
+                // Whatever was dirty is in the copy that follows.
+                let _ = self.machine.vm.take_dirty()?;
+                self.record_all(&frames)
+            }
         }
+    }
+
+    /// Logs these pages and all state besides memory as a moment of its own.
+    pub(super) fn record_all(&mut self, frames: &[u64]) -> Result<(), Error> {
         // Until the delta is out, a follower's devices are still those of before.
         let moment = self.machine.moment();
         if let Mode::Recording(recording) = &mut self.mode {
             recording.state_digest_due = moment.saturating_add(1 + recording.digest_every);
         }
-        // Whatever was dirty is in the copy that follows.
-        let _ = self.machine.vm.take_dirty()?;
-        let frames: Vec<u64> = content_pages(&self.machine.memory).collect();
-        self.record_pages(&frames)?;
+        self.record_pages(frames)?;
         let machine = Some(self.machine.state().encode()?);
         self.record_delta(machine)
     }
@@ -288,7 +306,7 @@ impl Engine {
     }
 
     /// Completes pending I/O of the vCPU, so that its state may be read.
-    fn settle(&mut self) -> Result<(), Error> {
+    pub(super) fn settle(&mut self) -> Result<(), Error> {
         let (machine, mut time) = self.machine_and_time();
         machine.settle(&mut time)
     }

@@ -137,7 +137,7 @@ impl Engine {
             Message::Resume => self.reports.send(Report::Resumed),
             // Only a live machine takes inputs or makes a log.
             Message::Input(_)
-            | Message::Record(..)
+            | Message::Record(_)
             | Message::StopRecording(_)
             | Message::HandOver
             | Message::Stall(_) => {}
@@ -156,7 +156,7 @@ impl Engine {
     fn replayed_time(&self) -> u64 {
         match &self.mode {
             Mode::Replaying(replaying) => replaying.now_ns,
-            Mode::Live | Mode::Recording(_) => self.clock.now(),
+            Mode::Live | Mode::Copying(_) | Mode::Recording(_) => self.clock.now(),
         }
     }
 

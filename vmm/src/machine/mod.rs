@@ -15,7 +15,7 @@ mod state;
 
 pub use exit::Next;
 pub use input::status_byte;
-pub use memory::{content_pages, memory_digest, page_at, write_pages};
+pub use memory::{PAGE_SIZE, content_pages, memory_digest, page_at, write_pages};
 pub use state::{MachineState, StateDigest};
 
 use ft::Output;

@@ -15,13 +15,14 @@ use ft::{
 use serde_json::json;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::logged::described;
+use super::logged::{Described, described};
 use super::primary_side::{arbiter_directory, ask_arbiter, now_ms};
 use super::protection::Protection;
+use super::reprotection::Succession;
 use super::vm::Running;
 use super::world::disk_capacities;
 use super::{Interest, Outcome, Poller, Shell, Source};
-use crate::config::{AckMode, Arbiter, FtConfig, apply_overrides};
+use crate::config::{AckMode, Arbiter, FtConfig, FtMode, PeerAddress, apply_overrides};
 use crate::engine::{DivergenceReport, Ended, Message};
 use crate::error::Error;
 use crate::identity::{build_id, hex, random_id};
@@ -43,6 +44,8 @@ pub(super) struct BackupSide {
     /// The machine has its first whole state.
     has_state: bool,
     log_end: Option<EndReason>,
+    /// How the primary protects the VM, and where it waits itself once it does not have it any more.
+    inheritance: Option<(FtConfig, Option<PeerAddress>)>,
     identity: ([u8; 16], u64),
 }
 
@@ -127,6 +130,7 @@ impl Shell {
                  this host and a port that is free"
             ))
         };
+        self.succession = Succession::default();
         let listener = TcpListener::bind(listen).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
         let heartbeats = Heartbeats::listen(heartbeat_address(ft, listen))?;
@@ -151,6 +155,7 @@ impl Shell {
             ledger: Ledger::new(),
             has_state: false,
             log_end: None,
+            inheritance: None,
             identity: ([0; 16], 0),
         }));
         self.statistics.happened(format!("Waiting for a primary at {listen}"));
@@ -331,7 +336,8 @@ impl Shell {
     }
 
     fn build_follower(&mut self, prologue: &Prologue) -> Result<(), Error> {
-        let (config, cpuid, disk_sectors) = described(prologue)?;
+        let Described { config, cpuid, disk_sectors, ft } = described(prologue)?;
+        self.succession.described = Some(config.clone());
         let config = apply_overrides(config, &self.invocation.overrides)?;
         // A disk of another size would be found out by the guest, after a takeover.
         if disk_capacities(&config)? != disk_sectors {
@@ -348,6 +354,8 @@ impl Shell {
             None => Some(prologue.arbiter.parse::<Arbiter>()?),
         };
         side.arbiter = arbiter_directory(arbiter.as_ref());
+        let primary_ip = side.channel.as_ref().and_then(Channel::peer_ip);
+        side.inheritance = ft.map(|ft| inheritance(ft, arbiter, side.listen, primary_ip));
         if let Some(directory) = &side.arbiter
             && !directory.is_dir()
         {
@@ -509,11 +517,16 @@ impl Shell {
     }
 
     fn on_backup_happening(&mut self, happening: &Happening) {
+        self.observe(happening);
         self.statistics.happened(happening.to_string());
         self.events.report("ft", "happened", &json!({ "what": happening.to_string() }));
         // A primary that handed over hears that the VM lives here, then that nobody follows it.
         if matches!(happening, Happening::Live { .. }) {
             self.drop_backup_channel();
+            let inheritance = self.backup_side().and_then(|side| side.inheritance.take());
+            if let Some((ft, primary_address)) = inheritance {
+                self.inherit(ft, primary_address);
+            }
         }
     }
 
@@ -533,6 +546,26 @@ impl Shell {
         }
         true
     }
+}
+
+/// How this side protects the VM once it has it: as the primary did, with this host's own arbiter.
+fn inheritance(
+    ft: FtConfig,
+    arbiter: Option<Arbiter>,
+    listen: SocketAddr,
+    primary_ip: Option<std::net::IpAddr>,
+) -> (FtConfig, Option<PeerAddress>) {
+    let primary_address = match (&ft.mode, primary_ip) {
+        (FtMode::Primary { listen: Some(listen), .. }, Some(ip)) => {
+            Some(PeerAddress { host: ip.to_string(), port: listen.port() })
+        }
+        _ => None,
+    };
+    let mode = match ft.mode {
+        FtMode::Primary { peer, .. } => FtMode::Primary { peer, listen: Some(listen) },
+        mode @ (FtMode::Backup { .. } | FtMode::Record { .. } | FtMode::Replay { .. }) => mode,
+    };
+    (FtConfig { mode, arbiter, ..ft }, primary_address)
 }
 
 fn heartbeat_address(ft: &FtConfig, listen: SocketAddr) -> SocketAddr {

@@ -71,7 +71,9 @@ impl Shell {
         }
         self.end_vm();
         self.leave_protection();
-        self.outcome = Some(outcome);
+        if !self.become_standby() {
+            self.outcome = Some(outcome);
+        }
     }
 
     /// While outputs are held, the protocol wants to know when none is under way any more; a

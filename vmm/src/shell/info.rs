@@ -18,6 +18,8 @@ impl Shell {
             deltas: self.statistics.deltas,
             delta_pages: self.statistics.delta_pages,
             divergences: self.statistics.divergences,
+            join: self.statistics.join(),
+            standbys: self.standby_infos(),
             last_event: self.statistics.last_event(),
             ..FtInfo::default()
         };
@@ -34,7 +36,7 @@ impl Shell {
                 info.mode = FtProtection::Replay;
             }
             Protection::Primary(side) => {
-                info.state = if side.connecting() {
+                info.state = if side.connecting() && !self.succession.is_quiet() {
                     FtState::Joining
                 } else {
                     primary_state(side.primary.state())

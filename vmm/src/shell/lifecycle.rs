@@ -42,6 +42,9 @@ impl Shell {
             ApiRequest::VmPause => (Awaits::Paused, self.pause()),
             ApiRequest::VmResume => (Awaits::Resumed, self.resume()),
             ApiRequest::FtEnable(config) => (Awaits::Protected, self.ft_enable(&config)),
+            ApiRequest::FtMoveBackup(peer) => (Awaits::Protected, self.ft_move_backup(&peer)),
+            // Nobody has to agree where nobody was found yet.
+            ApiRequest::FtDisable if self.end_search() => return reply.send(Ok(ApiReply::Empty)),
             ApiRequest::FtDisable => (Awaits::Unprotected, self.ft_disable()),
             ApiRequest::FtFailover => (Awaits::HandedOver, self.ft_failover()),
             other => return reply.send(self.answer_now(other)),
@@ -81,11 +84,13 @@ impl Shell {
             ApiRequest::VmReboot => self.input(Input::Reset)?,
             ApiRequest::VmPowerButton => self.input(Input::PowerButton)?,
             ApiRequest::VmDelete => self.delete()?,
+            ApiRequest::FtStandbys(list) => self.ft_standbys(&list)?,
             // `on_call` answers these later.
             ApiRequest::VmPause
             | ApiRequest::VmResume
             | ApiRequest::FtEnable(_)
             | ApiRequest::FtDisable
+            | ApiRequest::FtMoveBackup(_)
             | ApiRequest::FtFailover => {}
         }
         Ok(ApiReply::Empty)

@@ -22,7 +22,7 @@ use super::vm::{Running, host_cpuid};
 use super::{Awaits, Outcome, Shell};
 use crate::cli::DebugUndo;
 use crate::config::{ConsoleConfig, ConsoleMode, FtConfig, VmConfig, apply_overrides};
-use crate::engine::{JoinKind, Message};
+use crate::engine::{JoinKind, Message, RecordPlan};
 use crate::error::Error;
 use crate::identity::{build_id, random_id};
 use crate::logfile::{LogReader, LogWriter, end_text, seconds};
@@ -96,6 +96,9 @@ struct Description {
     vm: serde_json::Value,
     /// Sectors of each disk, in the configuration's order: the guest knows them.
     disk_sectors: Vec<u64>,
+    /// How the VM is protected, as `--ft` would say it: for a backup that takes over. Absent in a
+    /// recording.
+    ft: Option<String>,
 }
 
 /// What a log of this VM says about itself.
@@ -107,13 +110,15 @@ pub(super) fn prologue(
     running: &Running,
     digest_mode: DigestMode,
     settings: Settings,
+    ft: Option<&FtConfig>,
 ) -> Result<Prologue, Error> {
     let encoded = |error: &dyn std::fmt::Display| Error::State(error.to_string());
     let mut config = config.clone();
     // How the VM is protected is no part of what the guest is.
     config.ft = None;
     let vm = serde_json::to_value(&config).map_err(|error| encoded(&error))?;
-    let description = Description { vm, disk_sectors: running.disk_sectors.clone() };
+    let disk_sectors = running.disk_sectors.clone();
+    let description = Description { vm, disk_sectors, ft: ft.map(FtConfig::to_options) };
     let machine = serde_json::to_vec(&description).map_err(|error| encoded(&error))?;
     let cpuid = serde_json::to_vec(&running.cpuid).map_err(|error| encoded(&error))?;
     Ok(Prologue {
@@ -129,11 +134,22 @@ pub(super) fn prologue(
     })
 }
 
-/// The VM that a prologue describes: configuration, the guest's CPUID, sectors of its disks.
+/// The VM that a prologue describes.
+pub(super) struct Described {
+    pub config: VmConfig,
+    /// What the guest sees as its CPU.
+    pub cpuid: Cpuid,
+    /// Sectors of each disk.
+    pub disk_sectors: Vec<u64>,
+    /// How it is protected.
+    pub ft: Option<FtConfig>,
+}
+
+/// Reads what a prologue says about its VM.
 ///
 /// # Errors
 /// The other side's build is another, or its description cannot be read.
-pub(super) fn described(prologue: &Prologue) -> Result<(VmConfig, Cpuid, Vec<u64>), Error> {
+pub(super) fn described(prologue: &Prologue) -> Result<Described, Error> {
     let mine = Assumptions::new(&build_id(), xxh3_64(&prologue.cpuid));
     prologue.check(&mine).map_err(|mismatch| Error::Refused(mismatch.to_string()))?;
     let description: Description = serde_json::from_slice(&prologue.machine)
@@ -141,7 +157,8 @@ pub(super) fn described(prologue: &Prologue) -> Result<(VmConfig, Cpuid, Vec<u64
     let config = VmConfig::from_json(description.vm.to_string().as_bytes())?;
     let cpuid =
         serde_json::from_slice(&prologue.cpuid).map_err(|error| Error::State(error.to_string()))?;
-    Ok((config, cpuid, description.disk_sectors))
+    let ft = description.ft.as_deref().map(FtConfig::parse).transpose()?;
+    Ok(Described { config, cpuid, disk_sectors: description.disk_sectors, ft })
 }
 
 impl Shell {
@@ -150,9 +167,13 @@ impl Shell {
             return Err(Error::Refused("there is no VM to record".into()));
         };
         let settings = Settings::default();
-        let prologue = prologue(config, running, DigestMode::Registers, settings)?;
+        let prologue = prologue(config, running, DigestMode::Registers, settings, None)?;
         self.protection = Protection::Recording(LogWriter::create(path, &prologue)?);
-        self.send(Message::Record(JoinKind::File, ft.digest_every));
+        self.send(Message::Record(RecordPlan {
+            kind: JoinKind::File,
+            digest_every: ft.digest_every,
+            bytes_per_second: None,
+        }));
         self.statistics.happened(format!("Recording into {}", path.display()));
         self.events.report("ft", "recording", &json!({ "log": path }));
         Ok(())
@@ -185,7 +206,7 @@ impl Shell {
 
     pub(super) fn begin_replay(&mut self, path: &Path) -> Result<(), Error> {
         let reader = LogReader::open(path)?;
-        let (config, mut cpuid, disk_sectors) =
+        let Described { config, mut cpuid, disk_sectors, .. } =
             described(reader.prologue()).map_err(|error| reader.broken(&error))?;
         let undo = &self.invocation.debug_undo;
         if undo.contains(&DebugUndo::ApicId) {

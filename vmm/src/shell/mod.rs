@@ -18,6 +18,7 @@ mod primary;
 mod primary_side;
 mod protection;
 mod reports;
+mod reprotection;
 mod signals;
 mod statistics;
 mod vm;
@@ -33,6 +34,7 @@ pub use world::{World, disk_capacities};
 use self::events::Events;
 use self::ordering::HeldWrites;
 use self::protection::Protection;
+use self::reprotection::Succession;
 use self::signals::{Signal, Signals};
 use crate::api::{ApiQueue, ReplySender};
 use crate::cli::Invocation;
@@ -41,6 +43,8 @@ use crate::error::Error;
 
 /// The event loop looks after timers this often while it has any, ms.
 const TICK_MS: i32 = 5;
+/// And this often while only a standby is looked for, ms.
+const SEARCH_TICK_MS: i32 = 100;
 
 /// How the process ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +82,7 @@ pub struct Shell {
     /// Its clock has run.
     started: bool,
     protection: Protection,
+    succession: Succession,
     held: HeldWrites,
     statistics: Statistics,
     calls: Vec<(Awaits, ReplySender)>,
@@ -111,6 +116,7 @@ impl Shell {
             paused: false,
             started: false,
             protection: Protection::None,
+            succession: Succession::default(),
             held: HeldWrites::default(),
             statistics: Statistics::default(),
             calls: Vec::new(),
@@ -146,7 +152,13 @@ impl Shell {
             .as_ref()
             .and_then(|running| running.world.as_ref())
             .is_some_and(World::suspended);
-        if suspended || self.protection.needs_ticks() { TICK_MS } else { -1 }
+        if suspended || self.protection.needs_ticks() {
+            TICK_MS
+        } else if self.succession.is_searching() {
+            SEARCH_TICK_MS
+        } else {
+            -1
+        }
     }
 
     fn on_ready(&mut self, source: Source) -> Result<(), Error> {
@@ -201,6 +213,7 @@ impl Shell {
         if let Some((world, poller)) = self.world() {
             world.resume_taps(poller)?;
         }
+        self.tick_succession();
         self.tick_protection()
     }
 
@@ -214,5 +227,6 @@ impl Shell {
         self.held = HeldWrites::default();
         self.paused = false;
         self.started = false;
+        self.succession.standbys.disable();
     }
 }

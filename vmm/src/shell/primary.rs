@@ -19,9 +19,9 @@ use super::primary_side::{
     settings,
 };
 use super::protection::Protection;
-use super::{Awaits, Interest, Outcome, Shell, Source};
+use super::{Interest, Shell, Source};
 use crate::config::{FtConfig, PeerAddress};
-use crate::engine::{JoinKind, Message};
+use crate::engine::{JoinKind, Message, RecordPlan};
 use crate::error::Error;
 use crate::identity::{hex, random_id};
 use crate::replica::{Channel, Heartbeats, Helped, Helpers};
@@ -79,6 +79,7 @@ impl Shell {
             starting,
             handing_over: None,
             chunk_ends: VecDeque::new(),
+            appended_bytes: 0,
             holding: false,
             connecting: true,
         }));
@@ -122,24 +123,15 @@ impl Shell {
         Ok(())
     }
 
-    /// The join did not come about: a VM that runs runs on; one that was to start protected does
-    /// not start.
-    fn join_failed(&mut self, why: &str) {
-        self.statistics.happened(format!("Joining failed: {why}"));
-        self.refuse_protection(why);
-        let starting = self.primary_side().is_some_and(|side| side.starting);
-        if starting {
-            self.outcome = Some(Outcome::Badly(why.to_owned()));
-        }
-    }
-
     fn greet(&mut self, stream: std::net::TcpStream) -> Result<(), Error> {
         let (Some(config), Some(running)) = (&self.config, &self.running) else {
             return Err(Error::Refused("the VM has ended".into()));
         };
         let Protection::Primary(side) = &mut self.protection else { return Ok(()) };
         let settings = settings(&side.config);
-        let mut prologue = prologue(config, running, DigestMode::EveryChunk, settings)?;
+        let described = self.succession.described.as_ref().unwrap_or(config);
+        let ft = Some(&side.config);
+        let mut prologue = prologue(described, running, DigestMode::EveryChunk, settings, ft)?;
         prologue.arbiter =
             side.config.arbiter.as_ref().map_or_else(String::new, ToString::to_string);
         let channel = Channel::new(stream, Link::primary(side.primary.generation()))?;
@@ -228,6 +220,7 @@ impl Shell {
         for chunk in chunks {
             let Some(side) = self.primary_side() else { return Ok(()) };
             side.chunk_ends.push_back((chunk.number, chunk.end_moment));
+            side.appended_bytes += chunk.records.len() as u64;
             let actions = side.primary.append(now_ms(), chunk);
             self.act_primary(actions)?;
         }
@@ -357,9 +350,14 @@ impl Shell {
         // Whatever the last log left in the gate has gone when that protection ended.
         side.gate.restart();
         side.chunk_ends.clear();
-        let digest_every = side.config.digest_every;
+        side.appended_bytes = 0;
+        let plan = RecordPlan {
+            kind: JoinKind::Pair,
+            digest_every: side.config.digest_every,
+            bytes_per_second: side.config.join_bandwidth,
+        };
         let starting = std::mem::take(&mut side.starting);
-        self.send(Message::Record(JoinKind::Pair, digest_every));
+        self.send(Message::Record(plan));
         if starting {
             self.started = true;
             self.send(Message::Resume);
@@ -367,10 +365,13 @@ impl Shell {
     }
 
     fn on_primary_happening(&mut self, happening: &Happening) {
-        self.statistics.happened(happening.to_string());
+        self.observe(happening);
+        if !matches!(happening, Happening::JoinFailed { .. }) {
+            self.statistics.happened(happening.to_string());
+        }
         self.events.report("ft", "happened", &json!({ "what": happening.to_string() }));
         match happening {
-            Happening::Protected { .. } => self.answer(Awaits::Protected, &Ok(())),
+            Happening::Protected { .. } => self.answer_protected(),
             Happening::JoinFailed { why } => self.join_failed(why),
             Happening::Diverged(_) => self.statistics.divergences += 1,
             Happening::Joining
@@ -394,6 +395,10 @@ impl Shell {
             side.chunk_ends.pop_front();
         }
         self.statistics.lag_ms = progress.lag_ms;
+        if let Some(running) = &self.running {
+            let executed_bytes = side.appended_bytes.saturating_sub(progress.unexecuted_bytes);
+            running.engine.set_executed_bytes(executed_bytes);
+        }
         let follows = side.primary.state() == PrimaryState::Protected;
         let lag_ms = if follows { progress.lag_ms } else { 0 };
         side.brakes.note_lag(lag_ms, side.config.timings.max_lag_ms);

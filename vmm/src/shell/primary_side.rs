@@ -91,6 +91,8 @@ pub(super) struct PrimarySide {
     pub handing_over: Option<Handover>,
     /// End moments of chunks that are not acknowledged yet.
     pub chunk_ends: VecDeque<(u64, u64)>,
+    /// Bytes of log appended since the join began.
+    pub appended_bytes: u64,
     pub holding: bool,
     pub connecting: bool,
 }

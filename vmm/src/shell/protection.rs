@@ -43,7 +43,7 @@ impl Shell {
     pub(super) fn begin_logging(&mut self, ft: &FtConfig) -> Result<(), Error> {
         match &ft.mode {
             FtMode::Record { path } => self.begin_recording(ft, path),
-            FtMode::Primary { peer } => self.seek_backup(ft, peer),
+            FtMode::Primary { peer, .. } => self.protect(ft, peer),
             FtMode::Backup { .. } | FtMode::Replay { .. } => Err(Error::Refused(
                 "a VM that runs here can be a primary or be recorded; it cannot follow".into(),
             )),
@@ -93,13 +93,7 @@ impl Shell {
 
     pub(super) fn ft_enable(&mut self, ft: &FtConfig) -> Result<(), ApiError> {
         self.must_run()?;
-        let free = match &self.protection {
-            Protection::None => true,
-            Protection::Recording(_) | Protection::Replaying(_) => false,
-            Protection::Primary(side) => side.is_solo(),
-            Protection::Backup(side) => side.is_live(),
-        };
-        if !free {
+        if !self.may_protect() {
             return Err(ApiError::failed(
                 "The VM is protected, joining or recorded already; disable that first \
                  (vm.ft-disable).",
@@ -110,6 +104,7 @@ impl Shell {
 
     pub(super) fn ft_disable(&mut self) -> Result<(), ApiError> {
         self.must_run()?;
+        self.succession.standbys.disable();
         match &self.protection {
             Protection::None => {
                 Err(ApiError::failed("The VM is not protected, so there is nothing to disable."))

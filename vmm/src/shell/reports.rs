@@ -7,7 +7,7 @@ use serde_json::json;
 use super::protection::Protection;
 use super::{Awaits, Outcome, Shell};
 use crate::api::{ApiError, ApiReply};
-use crate::engine::{DivergenceReport, Ended, Report};
+use crate::engine::{CopyProgress, DivergenceReport, Ended, Report};
 use crate::error::Error;
 
 /// An engine that has not answered by then is not waited for.
@@ -70,6 +70,7 @@ impl Shell {
                 self.events.report("vm", "resumed", &json!({}));
                 self.answer(Awaits::Resumed, &Ok(()));
             }
+            Report::Copying(progress) => self.on_copying(progress),
             Report::Recording(moment) => {
                 self.statistics.moment = moment;
                 if matches!(self.protection, Protection::Recording(_)) {
@@ -80,6 +81,18 @@ impl Shell {
             Report::Ended(ended) => self.on_ended(&ended),
         }
         Ok(())
+    }
+
+    fn on_copying(&mut self, progress: CopyProgress) {
+        self.statistics.copy = Some(progress);
+        if let Some(pause_ns) = progress.pause_ns {
+            self.statistics.happened(format!(
+                "the VM was copied in {} ms and {} rounds, and stood still for {:.1} ms of it",
+                progress.elapsed_ns / 1_000_000,
+                progress.round,
+                pause_ns as f64 / 1e6,
+            ));
+        }
     }
 
     /// Outputs leave at once where nobody has to hold the log first.

@@ -5,7 +5,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use ft::{Chunk, Decoder};
 
-use crate::api::{FtEvent, LogTraffic};
+use crate::api::{FtEvent, JoinInfo, LogTraffic};
+use crate::engine::CopyProgress;
 
 /// Rates are taken over this long.
 const WINDOW_SECONDS: usize = 5;
@@ -27,6 +28,8 @@ pub struct Statistics {
     pub replayed_ns: u64,
     /// Execution lag in ms.
     pub lag_ms: u64,
+    /// The last join that this side gave its machine to.
+    pub copy: Option<CopyProgress>,
     bytes: u64,
     by_kind: std::collections::BTreeMap<String, u64>,
     /// Per whole second: bytes and bytes by kind at its end.
@@ -70,6 +73,28 @@ impl Statistics {
             when_unix_ms: when.duration_since(UNIX_EPOCH).map_or(0, ms),
             ago_ms: when.elapsed().map_or(0, ms),
             moment,
+        })
+    }
+
+    /// The last join.
+    pub fn join(&self) -> Option<JoinInfo> {
+        let copy = self.copy?;
+        let milliseconds = |ns: u64| ns / 1_000_000;
+        let left_ns = u128::from(copy.elapsed_ns) * u128::from(copy.pages_left)
+            / u128::from(copy.pages.max(1));
+        Some(JoinInfo {
+            round: copy.round,
+            pages: copy.pages,
+            zero_pages: copy.zero_pages,
+            pages_left: copy.pages_left,
+            bytes: copy.bytes,
+            throttle_percent: copy.throttle_percent,
+            elapsed_ms: milliseconds(copy.elapsed_ns),
+            round_ends_in_ms: copy
+                .pause_ns
+                .is_none()
+                .then(|| u64::try_from(left_ns / 1_000_000).unwrap_or(u64::MAX)),
+            pause_us: copy.pause_ns.map(|ns| ns / 1_000),
         })
     }
 
