@@ -149,7 +149,10 @@ impl<'a> Pair<'a> {
     pub fn enable(&mut self) -> Result<()> {
         let fields = self.enable_fields()?;
         let enabled = self.primary.ask(&["ft-enable", &fields]);
-        enabled.with_context(|| self.describe())?;
+        // A VM that was protected before may have found the backup by itself meanwhile.
+        if enabled.is_err() && self.primary.ft_info()?.state != "protected" {
+            enabled.with_context(|| self.describe())?;
+        }
         self.wait_until_protected()
     }
 
@@ -171,7 +174,7 @@ impl<'a> Pair<'a> {
                 Err(_) => Ok(None),
                 Ok(info) => match info.state.as_str() {
                     "protected" => Ok(Some(())),
-                    "joining" => Ok(None),
+                    "joining" | "solo" | "live" => Ok(None),
                     state => bail!("the primary is {state} and not joining: {}", last_event(&info)),
                 },
             }

@@ -47,9 +47,18 @@ pub(super) struct Copying {
 }
 
 impl Copying {
-    /// When the copy wants the thread back, monotonic ns.
+    /// When the copy wants the thread back from a guest that runs, monotonic ns.
     pub(super) fn due_ns(&self) -> u64 {
         self.pace.due_ns().max(monotonic_ns() + WAIT_NS)
+    }
+
+    /// How long a thread that has nothing else to do may sleep, monotonic ns: until there is room
+    /// for more, which nobody tells.
+    pub(super) fn idle_due_ns(&self, executed_bytes: u64) -> u64 {
+        let under_way = self.sent_bytes.saturating_sub(executed_bytes);
+        let now_ns = monotonic_ns();
+        let waits = under_way > WINDOW_BYTES || self.frames.is_empty();
+        if waits || !self.is_within_rate(now_ns) { now_ns + WAIT_NS } else { now_ns }
     }
 
     /// Whether the guest has to wait for the copy.
@@ -113,10 +122,12 @@ impl Engine {
 
     /// The copy's turn, if it has one now.
     pub(super) fn copy(&mut self) -> Result<(), Error> {
+        let idle = self.paused || !self.machine.runnable();
         let Mode::Copying(copying) = &mut self.mode else { return Ok(()) };
         let now_ns = monotonic_ns();
         let under_way = copying.sent_bytes.saturating_sub(self.inbox.shared().executed_bytes());
-        if !copying.pace.is_due(now_ns) || self.machine.inside_interval() {
+        // A guest that waits for something does not use its turn.
+        if !(idle || copying.pace.is_due(now_ns)) || self.machine.inside_interval() {
             return Ok(());
         }
         if copying.frames.is_empty() {

@@ -136,7 +136,9 @@ impl Engine {
         }
         let due_ns = match &self.mode {
             Mode::Recording(recording) => recording.flush_due_ns(),
-            Mode::Copying(copying) => Some(copying.due_ns()),
+            Mode::Copying(copying) => {
+                Some(copying.idle_due_ns(self.inbox.shared().executed_bytes()))
+            }
             Mode::Live | Mode::Replaying(_) => None,
         };
         if let Some(due_ns) = due_ns {

@@ -93,6 +93,9 @@ impl Shell {
 
     pub(super) fn ft_enable(&mut self, ft: &FtConfig) -> Result<(), ApiError> {
         self.must_run()?;
+        if self.adopt_join(ft) {
+            return Ok(());
+        }
         if !self.may_protect() {
             return Err(ApiError::failed(
                 "The VM is protected, joining or recorded already; disable that first \

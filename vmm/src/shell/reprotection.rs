@@ -258,6 +258,20 @@ impl Shell {
     }
 }
 
+impl Shell {
+    /// Somebody orders the very join that this side has begun by itself: it is theirs from now on.
+    pub(super) fn adopt_join(&mut self, ft: &FtConfig) -> bool {
+        let under_way = self.primary_side().is_some_and(|side| !side.is_solo() && !side.talks());
+        let wanted = primary_peer(ft).map(ToString::to_string);
+        let same = wanted.as_deref() == self.succession.standbys.current();
+        if !under_way || !same || self.succession.ordered {
+            return false;
+        }
+        self.succession.ordered = true;
+        true
+    }
+}
+
 fn primary_peer(ft: &FtConfig) -> Option<&PeerAddress> {
     match &ft.mode {
         FtMode::Primary { peer, .. } => Some(peer),

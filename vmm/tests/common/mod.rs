@@ -79,6 +79,10 @@ impl StubVm {
                 self.ft = Some(*config);
                 Ok(ApiReply::Empty)
             }
+            ApiRequest::FtStandbys(_) | ApiRequest::FtMoveBackup(_) => match self.ft {
+                Some(_) => Ok(ApiReply::Empty),
+                None => Err(ApiError::failed("The VM is not protected.")),
+            },
             ApiRequest::FtDisable | ApiRequest::FtFailover => match self.ft.take() {
                 Some(_) => Ok(ApiReply::Empty),
                 None => Err(ApiError::failed("The VM is not protected.")),
@@ -123,7 +127,7 @@ impl StubVm {
 
     fn ft_info(&self) -> FtInfo {
         let Some(ft) = &self.ft else { return FtInfo::default() };
-        let FtMode::Primary { peer } = &ft.mode else { return FtInfo::default() };
+        let FtMode::Primary { peer, .. } = &ft.mode else { return FtInfo::default() };
         FtInfo {
             state: FtState::Protected,
             role: Some(FtRole::Primary),
