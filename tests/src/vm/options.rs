@@ -144,6 +144,8 @@ pub struct PairOptions {
     /// Silence that counts as loss, in ms; the VMM's own default if not given. Here it is longer unless chosen: on a busy
     /// machine an emulated host may be silent for a second, and a killed process is noticed at once by its closed channel.
     pub timeout_ms: Option<u64>,
+    /// Whether a VM that has lost its backup looks for another by itself.
+    pub reprotect: bool,
     /// More fields for `--ft role=primary`, as `key=value`.
     pub fields: Vec<String>,
     /// More words for a backup's command line.
@@ -158,6 +160,7 @@ impl Default for PairOptions {
             arbiter: Arbiter::default(),
             port: 7000,
             timeout_ms: Some(3000),
+            reprotect: false,
             fields: Vec::new(),
             backup_arguments: Vec::new(),
         }
@@ -172,9 +175,10 @@ impl PairOptions {
             Arbiter::None => "none".to_owned(),
         };
         let mut fields = format!(
-            "role=primary,peer={peer}:{},arbiter={arbiter},ack={}",
+            "role=primary,peer={peer}:{},arbiter={arbiter},ack={},reprotect={}",
             self.port,
-            self.ack.name()
+            self.ack.name(),
+            if self.reprotect { "on" } else { "off" }
         );
         if let Some(timeout_ms) = self.timeout_ms {
             fields.push_str(&format!(",timeout_ms={timeout_ms}"));
@@ -206,7 +210,7 @@ mod tests {
         };
         assert_eq!(
             options.primary_fields("10.77.0.12", Path::new("/a")),
-            "role=primary,peer=10.77.0.12:7000,arbiter=file:/a,ack=verified,timeout_ms=700,max_lag_ms=50"
+            "role=primary,peer=10.77.0.12:7000,arbiter=file:/a,ack=verified,reprotect=off,timeout_ms=700,max_lag_ms=50"
         );
         let none = PairOptions { arbiter: Arbiter::None, ..PairOptions::default() };
         assert!(none.primary_fields("h", Path::new("/a")).contains("arbiter=none"));

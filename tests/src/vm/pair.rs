@@ -156,6 +156,20 @@ impl<'a> Pair<'a> {
         self.wait_until_protected()
     }
 
+    /// Puts a backup where the VM will look for one, and waits until it has found it.
+    pub fn wait_until_protected_again(&mut self) -> Result<()> {
+        self.add_backup()?;
+        self.wait_until_protected()
+    }
+
+    /// Takes the process that the VM was handed over from, which waits now, for the backup.
+    pub fn take_former_for_backup(&mut self) -> Result<()> {
+        let mut former = self.former.take().ok_or_else(|| anyhow!("nobody was replaced"))?;
+        former.forget_events();
+        self.backup = Some(former);
+        Ok(())
+    }
+
     /// Gives a VM that runs alone a backup: one that was never protected, or one that took over.
     pub fn reprotect(&mut self) -> Result<()> {
         self.add_backup()?;

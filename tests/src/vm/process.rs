@@ -26,6 +26,8 @@ pub struct VmmProcess<'a> {
     log: PathBuf,
     console: PathBuf,
     events: PathBuf,
+    /// Events that belong to an earlier part that this process played.
+    events_forgotten: usize,
     ended: Option<Ended>,
 }
 
@@ -71,7 +73,19 @@ impl<'a> VmmProcess<'a> {
         let order = Order::new(order).log_to(&log).with_variable("RUST_BACKTRACE", "1");
         let process = host.spawn(order).context("cannot start the VMM")?;
         let ended = None;
-        Ok(Self { name, host_index, host, process, ch_remote, socket, log, console, events, ended })
+        Ok(Self {
+            name,
+            host_index,
+            host,
+            process,
+            ch_remote,
+            socket,
+            log,
+            console,
+            events,
+            events_forgotten: 0,
+            ended,
+        })
     }
 
     /// Which host it is on.
@@ -218,12 +232,18 @@ impl<'a> VmmProcess<'a> {
         read(&self.console)
     }
 
-    /// What the event monitor has.
+    /// What has happened so far is not looked at any more: it plays another part from now on.
+    pub fn forget_events(&mut self) {
+        self.events_forgotten += self.events().len();
+    }
+
+    /// What the event monitor has, since the last [`VmmProcess::forget_events`].
     pub fn events(&self) -> Vec<Event> {
         let text = read(&self.events);
         let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         let word = |line: &Value, key: &str| line[key].as_str().unwrap_or_default().to_owned();
         lines
+            .skip(self.events_forgotten)
             .map(|line| Event {
                 source: word(&line, "source"),
                 event: word(&line, "event"),

@@ -1,5 +1,8 @@
 //! What the tests of the pair share.
 
+// Each of them uses its part.
+#![allow(dead_code)]
+
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;

@@ -30,6 +30,8 @@ pub struct FtConfig {
     /// Hosts that are joined, in turn, when there is no backup. The peer is one of them, said or
     /// not. Only a primary's.
     pub standbys: Vec<PeerAddress>,
+    /// Whether the VM looks for a new backup by itself when it has none. Only a primary's.
+    pub reprotect: bool,
     /// Bytes a second that a join may copy at most; as fast as it goes if absent.
     pub join_bandwidth: Option<u64>,
     /// Moments from one digest of the device state in the log to the next.
@@ -116,7 +118,7 @@ impl FtConfig {
 
     /// What `--ft` and `ch-remote ft-enable` take, for help texts.
     pub const SYNTAX: &'static str = "role=primary,peer=<host:port>,arbiter=file:<absolute \
-        path>|none[,standby=<host:port>]…[,listen=<address:port>][,ack=received|verified][,heartbeat_ms=50][,timeout_ms=500]\
+        path>|none[,standby=<host:port>]…[,reprotect=on][,listen=<address:port>][,ack=received|verified][,heartbeat_ms=50][,timeout_ms=500]\
         [,connect_timeout_ms=5000][,max_lag_ms=100][,log_buffer=64M][,digest_every=10000]\
         [,join_bandwidth=<bytes a second>][,udp_port=<port>] | role=backup,listen=<address:port>[,arbiter=…][,log_buffer=64M]\
         [,udp_port=<port>] | record=<file>[,log_buffer=64M][,digest_every=10000] | replay=<file>";
@@ -130,6 +132,7 @@ impl FtConfig {
             timings: FtTimings::default(),
             log_buffer: Self::LOG_BUFFER_DEFAULT,
             standbys: Vec::new(),
+            reprotect: true,
             join_bandwidth: None,
             digest_every: Self::DIGEST_EVERY_DEFAULT,
             udp_port: None,

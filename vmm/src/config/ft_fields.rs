@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::options::{Options, OptionsText, SIZE_EXPECTED, print_size, read_list, read_size};
+use super::options::{
+    Options, OptionsText, SIZE_EXPECTED, print_size, read_list, read_size, read_switch,
+};
 use super::{AckMode, Arbiter, ConfigError, FtConfig, FtMode, FtTimings, PeerAddress};
 
 /// The name of the option, for messages.
@@ -30,6 +32,8 @@ pub(crate) struct FtFields {
     listen: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "one_or_more")]
     standby: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "switch_or_word")]
+    reprotect: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     record: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -66,6 +70,7 @@ impl FtFields {
             peer: options.take("peer"),
             listen: options.take("listen"),
             standby: options.take_list("standby"),
+            reprotect: options.take_optional_switch("reprotect")?,
             record: options.take("record").map(PathBuf::from),
             replay: options.take("replay").map(PathBuf::from),
             ack: options.take("ack"),
@@ -92,6 +97,7 @@ impl FtFields {
         for standby in self.standby.iter().flatten() {
             text.push("standby", standby);
         }
+        text.push_some("reprotect", self.reprotect.map(|on| if on { "on" } else { "off" }));
         text.push_some("record", self.record.as_ref().map(|path| path.display()));
         text.push_some("replay", self.replay.as_ref().map(|path| path.display()));
         text.push_some("ack", self.ack.as_ref());
@@ -170,6 +176,7 @@ impl FtFields {
             ("peer", self.peer.is_some(), primary, PRIMARY),
             ("listen", self.listen.is_some(), pair, PAIR),
             ("standby", self.standby.is_some(), primary, PRIMARY),
+            ("reprotect", self.reprotect.is_some(), primary, PRIMARY),
             ("ack", self.ack.is_some(), primary, PRIMARY),
             ("arbiter", self.arbiter.is_some(), pair, PAIR),
             ("heartbeat_ms", self.heartbeat_ms.is_some(), primary, PRIMARY),
@@ -266,6 +273,7 @@ impl TryFrom<FtFields> for FtConfig {
             arbiter: fields.read_arbiter(&mode)?,
             timings: fields.read_timings()?,
             standbys: fields.read_standbys()?,
+            reprotect: fields.reprotect.unwrap_or(true),
             log_buffer,
             join_bandwidth: fields.join_bandwidth,
             digest_every,
@@ -287,6 +295,7 @@ impl From<FtConfig> for FtFields {
             FtMode::Primary { peer, listen } => {
                 fields.role = Some("primary".into());
                 fields.listen = listen.map(|listen| listen.to_string());
+                fields.reprotect = Some(config.reprotect);
                 let standbys = config.standbys.iter().map(ToString::to_string);
                 fields.standby = Some(standbys.collect()).filter(|list: &Vec<_>| !list.is_empty());
                 fields.peer = Some(peer.to_string());
@@ -411,6 +420,23 @@ fn number_or_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u
         Some(NumberOrText::Text(text)) => read_size(&text)
             .map(Some)
             .ok_or_else(|| serde::de::Error::custom(format!("\"{text}\" is not {SIZE_EXPECTED}"))),
+    }
+}
+
+/// A switch in JSON, or the command line's `"on"` and `"off"`.
+fn switch_or_word<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<bool>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum SwitchOrWord {
+        Switch(bool),
+        Word(String),
+    }
+    match Option::<SwitchOrWord>::deserialize(deserializer)? {
+        None => Ok(None),
+        Some(SwitchOrWord::Switch(on)) => Ok(Some(on)),
+        Some(SwitchOrWord::Word(word)) => read_switch(&word)
+            .map(Some)
+            .ok_or_else(|| serde::de::Error::custom(format!("\"{word}\" is not on or off"))),
     }
 }
 

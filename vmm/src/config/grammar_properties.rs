@@ -85,6 +85,7 @@ prop_compose! {
             log_buffer,
             join_bandwidth: None,
             standbys: Vec::new(),
+            reprotect: true,
             digest_every,
             udp_port,
         }

@@ -89,12 +89,19 @@ impl Options {
     /// # Errors
     /// [`ConfigError::BadValue`] for any other word.
     pub fn take_switch(&mut self, key: &'static str) -> Result<bool, ConfigError> {
-        match self.take(key) {
-            None => Ok(false),
-            Some(value) => {
+        Ok(self.take_optional_switch(key)?.unwrap_or(false))
+    }
+
+    /// The same for a switch that is not simply off when it is absent.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn take_optional_switch(&mut self, key: &'static str) -> Result<Option<bool>, ConfigError> {
+        self.take(key)
+            .map(|value| {
                 read_switch(&value).ok_or_else(|| self.bad_value(key, &value, "on or off"))
-            }
-        }
+            })
+            .transpose()
     }
 
     /// The value of a size in bytes, with an optional `K`, `M` or `G`.

@@ -19,7 +19,7 @@ pub(super) struct Succession {
     ft: Option<FtConfig>,
     /// The VM as its first host described it: without what belongs to this host.
     pub described: Option<VmConfig>,
-    /// The standbys have protected the VM at least once.
+    /// The VM was protected at least once, and is to be again whenever it is not.
     proven: bool,
     /// The join under way was ordered by somebody who waits for it.
     ordered: bool,
@@ -98,7 +98,11 @@ impl Shell {
     pub(super) fn observe(&mut self, happening: &Happening) {
         self.succession.standbys.observe(now_ms(), happening);
         if matches!(happening, Happening::Protected { .. }) {
-            self.succession.proven = true;
+            let succession = &mut self.succession;
+            succession.proven = succession.ft.as_ref().is_some_and(|ft| ft.reprotect);
+            if !succession.proven {
+                succession.standbys.disable();
+            }
             self.succession.ordered = false;
             self.succession.complained = false;
         }
@@ -132,6 +136,9 @@ impl Shell {
 
     /// This side took the VM over from `primary_address`: it is its turn to look for standbys.
     pub(super) fn inherit(&mut self, ft: FtConfig, primary_address: Option<PeerAddress>) {
+        if !ft.reprotect {
+            return;
+        }
         let mut list: Vec<PeerAddress> = Vec::new();
         let own = primary_peer(&ft).cloned();
         for standby in primary_address.iter().chain(&ft.standbys) {

@@ -1,0 +1,81 @@
+//! A VM that outlives one host after the other: ten times it changes hosts, by murder and by plan in turn, and each time it
+//! finds its next backup by itself.
+//!
+//! One client keeps one connection from the first life to the last.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use common::{takeover_timeout, timeout};
+use tests::client::{Pace, check};
+use tests::runner::{Cluster, Options};
+use tests::vm::{Pair, PairOptions, wait_until};
+
+const FAILOVERS: usize = 10;
+
+#[test]
+fn ten_failovers_in_a_row_cost_no_connection_and_each_ends_protected_again() {
+    let cluster = Cluster::start(&Options::new(2).unwrap()).unwrap();
+    common::conclude(&cluster, play(&cluster));
+}
+
+fn play(cluster: &Cluster) -> Result<()> {
+    let mut pair = start(cluster)?;
+    let start = Instant::now();
+    let pace = Pace { client: 1, payload_size: 100, interval: Duration::from_millis(10) };
+    let load = pair.guest().journal(pace, start)?;
+    for turn in 0..FAILOVERS {
+        let goal = load.acknowledged() + 10;
+        wait_until("answers", Duration::from_secs(60), Duration::from_millis(10), || {
+            let broken = load.look(|history| history.broken.clone());
+            ensure!(broken.is_none(), "the connection broke: {broken:?}");
+            Ok((load.acknowledged() >= goal).then_some(()))
+        })?;
+        let by_plan = turn % 2 == 1;
+        let begun = Instant::now();
+        if by_plan {
+            pair.primary().ask(&["ft-failover"])?;
+        } else {
+            pair.kill_primary()?;
+        }
+        let takeover = pair.wait_for_takeover(takeover_timeout())?;
+        if by_plan {
+            // Its process lives, and is a standby like any other.
+            pair.take_former_for_backup()?;
+            pair.wait_until_protected()?;
+        } else {
+            pair.wait_until_protected_again()?;
+        }
+        println!(
+            "failover {} ({}): live on host {} after {} ms, protected again after {} ms",
+            turn + 1,
+            if by_plan { "planned" } else { "killed" },
+            takeover.host_index,
+            takeover.waited.as_millis(),
+            begun.elapsed().as_millis()
+        );
+    }
+    let history = load.stop()?;
+    let records = pair.guest().durable_history()?;
+    let verdict = check(&[history], &records);
+    ensure!(verdict.is_clean(), "promises were broken: {verdict:?}");
+    println!("{} requests acknowledged, all stored once", verdict.acknowledged);
+    Ok(())
+}
+
+/// A VM that knows both hosts as its standbys, and whose processes wait for it wherever it goes.
+fn start(cluster: &Cluster) -> Result<Pair<'_>> {
+    let addresses = cluster.hosts().iter().map(|host| format!("standby={}:7000", host.address()));
+    let mut options = PairOptions {
+        timeout_ms: Some(u64::try_from(timeout().as_millis())?),
+        reprotect: true,
+        fields: addresses.chain(["listen=0.0.0.0:7000".to_owned()]).collect(),
+        ..PairOptions::default()
+    };
+    options.vm.memory_mib = 128;
+    let mut pair = Pair::start_unprotected(cluster, options)?;
+    pair.reprotect().context("the first join")?;
+    Ok(pair)
+}
