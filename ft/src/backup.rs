@@ -244,7 +244,12 @@ impl Backup {
     }
 
     fn attend(&mut self, now_ms: u64) -> Vec<Action> {
-        match self.watch.attend(now_ms, &self.settings) {
+        let gap = self.watch.attend(now_ms, &self.settings);
+        // The fence is a length of time, and a clock that was set on does not shorten it.
+        if self.fence_until_ms > gap.since_ms {
+            self.fence_until_ms = self.fence_until_ms.saturating_add(gap.missed_ms);
+        }
+        match gap.paused_ms {
             Some(paused_ms) if self.has_peer() => {
                 vec![Action::Report(Happening::Paused { paused_ms })]
             }

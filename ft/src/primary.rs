@@ -295,7 +295,7 @@ impl Primary {
     }
 
     fn attend(&mut self, now_ms: u64) -> Vec<Action> {
-        match self.watch.attend(now_ms, &self.settings) {
+        match self.watch.attend(now_ms, &self.settings).paused_ms {
             Some(paused_ms) if self.talks() => {
                 vec![Action::Report(Happening::Paused { paused_ms })]
             }

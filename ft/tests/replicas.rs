@@ -86,6 +86,11 @@ fn asks(actions: &[Action]) -> bool {
     actions.contains(&Action::AskArbiter { generation: 5 })
 }
 
+/// What comes of ticking as often as a driver should.
+fn ticked(backup: &mut Backup, from_ms: u64, to_ms: u64) -> Vec<Action> {
+    (from_ms..=to_ms).step_by(20).chain([to_ms]).flat_map(|now_ms| backup.tick(now_ms)).collect()
+}
+
 fn releases(actions: &[Action]) -> Option<u64> {
     actions.iter().find_map(|action| match action {
         Action::Release { through } => Some(*through),
@@ -236,10 +241,22 @@ fn a_closed_stream_alone_does_not_prove_that_the_primary_is_silent() {
     assert!(!goes_live(&backup.step(115, answer(Answer::Won))));
     assert_eq!(backup.state(), BackupState::Won);
     // What the primary still says does not move the fence, a timeout after it was last heard.
+    assert!(!goes_live(&ticked(&mut backup, 115, 300)));
     backup.step(300, beat(Role::Primary, 299, None, false));
-    assert!(!goes_live(&backup.tick(400)));
-    assert!(!goes_live(&backup.tick(599)));
+    assert!(!goes_live(&ticked(&mut backup, 300, 599)));
     assert!(goes_live(&backup.tick(600)));
+}
+
+#[test]
+fn a_clock_that_jumps_ahead_does_not_shorten_the_fence() {
+    let mut backup = following(AckMode::Received);
+    backup.step(10, Event::Closed);
+    backup.drained(11);
+    backup.step(12, answer(Answer::Won));
+    // A host that was suspended for 100 ms and believes that it was a second.
+    assert!(!goes_live(&backup.tick(1_012)));
+    assert!(!goes_live(&ticked(&mut backup, 1_012, 1_449)));
+    assert!(goes_live(&backup.tick(1_450)), "a heartbeat's worth of the jump counts");
 }
 
 #[test]
