@@ -30,8 +30,14 @@ pub enum Event {
     /// The peer's host says that nobody listens for heartbeats there (a refused datagram): its
     /// process has ended.
     PeerGone,
-    /// The arbiter answered the last [`Action::AskArbiter`], or could not be reached.
-    Arbiter(Answer),
+    /// The arbiter answered an [`Action::AskArbiter`], or could not be reached. An answer to a
+    /// question that is not open any more may come late, and counts for nothing.
+    Arbiter {
+        /// The generation that was asked for.
+        generation: u64,
+        /// What it said.
+        answer: Answer,
+    },
     /// At a primary, after [`Action::Hold`]: no output is being carried out any more.
     Quiet,
 }

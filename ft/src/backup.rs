@@ -214,7 +214,9 @@ impl Backup {
             Event::Damaged { why } => self.lost(now_ms, LossCause::Damaged { why }, &mut out),
             Event::Heartbeat(heartbeat) => self.on_heartbeat(now_ms, &heartbeat, &mut out),
             Event::PeerGone => self.on_proof(now_ms, &mut out),
-            Event::Arbiter(answer) => self.on_answer(now_ms, answer, &mut out),
+            Event::Arbiter { generation, answer } => {
+                self.on_answer(now_ms, generation, answer, &mut out);
+            }
             Event::Quiet => {}
         }
         out
@@ -244,7 +246,12 @@ impl Backup {
     }
 
     fn attend(&mut self, now_ms: u64) -> Vec<Action> {
-        match self.watch.attend(now_ms, &self.settings) {
+        let gap = self.watch.attend(now_ms, &self.settings);
+        // The fence is a length of time, and a clock that was set on does not shorten it.
+        if self.fence_until_ms > gap.since_ms {
+            self.fence_until_ms = self.fence_until_ms.saturating_add(gap.missed_ms);
+        }
+        match gap.paused_ms {
             Some(paused_ms) if self.has_peer() => {
                 vec![Action::Report(Happening::Paused { paused_ms })]
             }
@@ -404,11 +411,9 @@ impl Backup {
         }
     }
 
-    fn on_answer(&mut self, now_ms: u64, answer: Answer, out: &mut Vec<Action>) {
-        if self.state != BackupState::Asking {
-            return;
-        }
-        let Some(contest) = &mut self.contest else {
+    fn on_answer(&mut self, now_ms: u64, generation: u64, answer: Answer, out: &mut Vec<Action>) {
+        let Some(contest) = self.contest.as_mut().filter(|open| open.generation == generation)
+        else {
             return;
         };
         match answer {
@@ -418,7 +423,6 @@ impl Backup {
                 self.go_live_if_fenced(now_ms, out);
             }
             Answer::Lost => {
-                let generation = contest.generation;
                 self.halt(HaltReason::Lost { generation }, out);
             }
             Answer::Unreachable => {

@@ -266,7 +266,9 @@ impl Primary {
             Event::Heartbeat(heartbeat) => self.on_heartbeat(now_ms, &heartbeat),
             // The stream tells the same, and tells it of this very backup.
             Event::PeerGone => {}
-            Event::Arbiter(answer) => self.on_answer(now_ms, answer, &mut out),
+            Event::Arbiter { generation, answer } => {
+                self.on_answer(now_ms, generation, answer, &mut out);
+            }
             Event::Quiet => {
                 self.quiet = self.state == PrimaryState::Holding;
                 self.beat_ms = None;
@@ -293,7 +295,7 @@ impl Primary {
     }
 
     fn attend(&mut self, now_ms: u64) -> Vec<Action> {
-        match self.watch.attend(now_ms, &self.settings) {
+        match self.watch.attend(now_ms, &self.settings).paused_ms {
             Some(paused_ms) if self.talks() => {
                 vec![Action::Report(Happening::Paused { paused_ms })]
             }

@@ -13,23 +13,40 @@ pub(crate) struct Watch {
     attended_ms: u64,
 }
 
+/// The time since this process last looked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Gap {
+    /// When that was.
+    pub(crate) since_ms: u64,
+    /// Milliseconds that count for nothing.
+    pub(crate) missed_ms: u64,
+    /// Its length, if it is worth telling.
+    pub(crate) paused_ms: Option<u64>,
+}
+
 impl Watch {
     pub(crate) fn new(now_ms: u64) -> Self {
         Self { heard_ms: now_ms, stream_ms: now_ms, attended_ms: now_ms }
     }
 
-    /// To be called before anything else at every step. Returns the gap if this process was stopped
-    /// for long: the peer's words may still lie unread, so its silence is counted afresh. (That only
-    /// ever delays a takeover.)
-    pub(crate) fn attend(&mut self, now_ms: u64, settings: &Settings) -> Option<u64> {
+    /// To be called before anything else at every step.
+    ///
+    /// Of the time since the last step only a heartbeat's worth counts: this process may have been
+    /// stopped, its host suspended and the clock set on by more than really passed. After a long
+    /// gap the peer's silence is counted afresh, as its words may lie unread. All that only ever
+    /// delays a takeover.
+    pub(crate) fn attend(&mut self, now_ms: u64, settings: &Settings) -> Gap {
         let gap_ms = now_ms.saturating_sub(self.attended_ms);
-        self.attended_ms = now_ms;
-        let paused = gap_ms > settings.timeout_ms / 2;
-        if paused {
+        let since_ms = core::mem::replace(&mut self.attended_ms, now_ms);
+        let missed_ms = gap_ms.saturating_sub(settings.heartbeat_ms);
+        self.heard_ms += missed_ms;
+        self.stream_ms += missed_ms;
+        let paused_ms = (gap_ms > settings.timeout_ms / 2).then_some(gap_ms);
+        if paused_ms.is_some() {
             self.heard_ms = now_ms;
             self.stream_ms = now_ms;
         }
-        paused.then_some(gap_ms)
+        Gap { since_ms, missed_ms, paused_ms }
     }
 
     pub(crate) fn heard_datagram(&mut self, now_ms: u64) {
@@ -79,8 +96,18 @@ mod tests {
     fn a_process_that_was_stopped_listens_again_before_it_judges() {
         let settings = Settings::default();
         let mut watch = Watch::new(0);
-        assert_eq!(watch.attend(200, &settings), None);
-        assert_eq!(watch.attend(10_000, &settings), Some(9_800));
+        assert_eq!(watch.attend(200, &settings).paused_ms, None);
+        assert_eq!(watch.attend(10_000, &settings).paused_ms, Some(9_800));
         assert_eq!(watch.silence(10_000, &settings), None);
+    }
+
+    #[test]
+    fn time_that_nobody_watched_is_not_the_peers_silence() {
+        let settings = Settings::default();
+        let mut watch = Watch::new(0);
+        let gap = watch.attend(250, &settings);
+        assert_eq!(gap, Gap { since_ms: 0, missed_ms: 200, paused_ms: None });
+        assert_eq!(watch.silence(699, &settings), None);
+        assert!(watch.silence(700, &settings).is_some());
     }
 }

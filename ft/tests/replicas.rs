@@ -78,8 +78,17 @@ fn following(mode: AckMode) -> Backup {
     backup
 }
 
+fn answer(answer: Answer) -> Event {
+    Event::Arbiter { generation: 5, answer }
+}
+
 fn asks(actions: &[Action]) -> bool {
     actions.contains(&Action::AskArbiter { generation: 5 })
+}
+
+/// What comes of ticking as often as a driver should.
+fn ticked(backup: &mut Backup, from_ms: u64, to_ms: u64) -> Vec<Action> {
+    (from_ms..=to_ms).step_by(20).chain([to_ms]).flat_map(|now_ms| backup.tick(now_ms)).collect()
 }
 
 fn releases(actions: &[Action]) -> Option<u64> {
@@ -146,10 +155,10 @@ fn a_primary_that_lost_its_backup_holds_asks_and_obeys() {
         assert_eq!(actions, [Action::Hold, lost, Action::AskArbiter { generation: 5 }]);
         assert!(!primary.may_carry_out(10));
         let mut winner = primary.clone();
-        let actions = winner.step(20, Event::Arbiter(Answer::Won));
+        let actions = winner.step(20, answer(Answer::Won));
         assert!(actions.contains(&Action::GoSolo { generation: 5 }));
         assert!(winner.may_carry_out(99_999) && winner.generation() == 5);
-        let actions = primary.step(20, Event::Arbiter(Answer::Lost));
+        let actions = primary.step(20, answer(Answer::Lost));
         assert!(actions.contains(&Action::Halt(HaltReason::Lost { generation: 5 })));
         assert_eq!(primary.state(), PrimaryState::Halted);
         assert!(!primary.may_carry_out(20));
@@ -160,7 +169,7 @@ fn a_primary_that_lost_its_backup_holds_asks_and_obeys() {
 fn an_arbiter_out_of_reach_keeps_the_outputs_held() {
     let mut primary = protected(AckMode::Received);
     primary.step(10, Event::Closed);
-    primary.step(20, Event::Arbiter(Answer::Unreachable));
+    primary.step(20, answer(Answer::Unreachable));
     assert_eq!(primary.state(), PrimaryState::Holding);
     assert!(!asks(&primary.tick(119)));
     assert!(asks(&primary.tick(120)));
@@ -168,7 +177,7 @@ fn an_arbiter_out_of_reach_keeps_the_outputs_held() {
     let mut backup = following(AckMode::Received);
     backup.step(10, Event::Closed);
     assert!(asks(&backup.drained(11)));
-    backup.step(20, Event::Arbiter(Answer::Unreachable));
+    backup.step(20, answer(Answer::Unreachable));
     assert_eq!(backup.state(), BackupState::Asking);
     assert!(asks(&backup.tick(120)));
 }
@@ -184,7 +193,7 @@ fn silence_is_a_loss_for_either_side() {
     assert!(asks(&primary.tick(500)));
     assert!(backup.tick(500).contains(&Action::Drain));
     backup.drained(501);
-    assert!(goes_live(&backup.step(510, Event::Arbiter(Answer::Won))), "the fence is past");
+    assert!(goes_live(&backup.step(510, answer(Answer::Won))), "the fence is past");
 }
 
 #[test]
@@ -229,13 +238,25 @@ fn a_closed_stream_alone_does_not_prove_that_the_primary_is_silent() {
     });
     assert_eq!(probe, Some(None), "it asks whether anybody is there, and prolongs no lease");
     assert!(asks(&backup.drained(112)));
-    assert!(!goes_live(&backup.step(115, Event::Arbiter(Answer::Won))));
+    assert!(!goes_live(&backup.step(115, answer(Answer::Won))));
     assert_eq!(backup.state(), BackupState::Won);
     // What the primary still says does not move the fence, a timeout after it was last heard.
+    assert!(!goes_live(&ticked(&mut backup, 115, 300)));
     backup.step(300, beat(Role::Primary, 299, None, false));
-    assert!(!goes_live(&backup.tick(400)));
-    assert!(!goes_live(&backup.tick(599)));
+    assert!(!goes_live(&ticked(&mut backup, 300, 599)));
     assert!(goes_live(&backup.tick(600)));
+}
+
+#[test]
+fn a_clock_that_jumps_ahead_does_not_shorten_the_fence() {
+    let mut backup = following(AckMode::Received);
+    backup.step(10, Event::Closed);
+    backup.drained(11);
+    backup.step(12, answer(Answer::Won));
+    // A host that was suspended for 100 ms and believes that it was a second.
+    assert!(!goes_live(&backup.tick(1_012)));
+    assert!(!goes_live(&ticked(&mut backup, 1_012, 1_449)));
+    assert!(goes_live(&backup.tick(1_450)), "a heartbeat's worth of the jump counts");
 }
 
 #[test]
@@ -245,7 +266,7 @@ fn a_dead_or_silenced_primary_need_not_be_waited_for() {
         backup.step(90, beat(Role::Primary, 90, None, false));
         backup.step(100, Event::Closed);
         backup.drained(101);
-        backup.step(102, Event::Arbiter(Answer::Won));
+        backup.step(102, answer(Answer::Won));
         assert!(goes_live(&backup.step(103, proof)));
     }
 }
@@ -289,7 +310,7 @@ fn the_arbiter_has_the_last_word_at_the_backup() {
     backup.step(10, Event::Closed);
     assert!(!asks(&backup.tick(11)), "the log comes first");
     assert!(asks(&backup.drained(20)));
-    let actions = backup.step(30, Event::Arbiter(Answer::Lost));
+    let actions = backup.step(30, answer(Answer::Lost));
     assert!(actions.contains(&Action::Halt(HaltReason::Lost { generation: 5 })));
     assert!(!goes_live(&backup.step(40, Event::PeerGone)));
     assert!(!goes_live(&backup.tick(10_000)));
@@ -319,7 +340,7 @@ fn a_planned_failover_hands_the_machine_over() {
     let mut backup = following(AckMode::Received);
     assert!(backup.step(12, word(Word::Yield { chunk: 1 })).contains(&Action::Drain));
     assert!(asks(&backup.drained(13)), "the arbiter learns of it");
-    let actions = backup.step(14, Event::Arbiter(Answer::Won));
+    let actions = backup.step(14, answer(Answer::Won));
     assert_eq!(
         actions[..2],
         [Action::GoLive { generation: 5 }, Word::Live { generation: 5 }.into()]
@@ -475,8 +496,8 @@ fn any_event() -> impl Strategy<Value = Event> {
         ),
         1 => prop::sample::select(vec![
             Event::Closed, Event::PeerGone, Event::Quiet, Event::Damaged { why: String::new() },
-            Event::Arbiter(Answer::Won), Event::Arbiter(Answer::Lost),
-            Event::Arbiter(Answer::Unreachable),
+            answer(Answer::Won), answer(Answer::Lost),
+            answer(Answer::Unreachable),
         ]),
     ]
 }
@@ -500,7 +521,7 @@ proptest! {
         for (event, wait_ms) in events {
             now_ms += wait_ms;
             let held = primary.state() == PrimaryState::Holding;
-            let won = event == Event::Arbiter(Answer::Won);
+            let won = event == answer(Answer::Won);
             let out = matches!(&event, Event::Message(Message::Word(Word::Left | Word::Diverged(_))));
             let mut actions = primary.step(now_ms, event.clone());
             actions.extend(primary.tick(now_ms));

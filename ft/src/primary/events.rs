@@ -107,14 +107,19 @@ impl Primary {
         }
     }
 
-    pub(super) fn on_answer(&mut self, now_ms: u64, answer: Answer, out: &mut Vec<Action>) {
-        if self.state != PrimaryState::Holding {
-            return;
-        }
-        let Some(contest) = &mut self.contest else {
+    pub(super) fn on_answer(
+        &mut self,
+        now_ms: u64,
+        generation: u64,
+        answer: Answer,
+        out: &mut Vec<Action>,
+    ) {
+        // A promise may have ended an earlier contest while its question was still open: what the
+        // arbiter says of that generation is no answer for this one.
+        let Some(contest) = self.contest.as_mut().filter(|open| open.generation == generation)
+        else {
             return;
         };
-        let generation = contest.generation;
         match answer {
             Answer::Won => self.go_solo(generation, SoloReason::Won, out),
             Answer::Lost => self.halt(HaltReason::Lost { generation }, out),

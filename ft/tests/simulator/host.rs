@@ -22,7 +22,7 @@ pub enum Inbox {
     Step,
     DiskDone { token: u64, data: Vec<u8> },
     Entropy(Vec<u8>),
-    Answer(Answer),
+    Answer { generation: u64, answer: Answer },
     Command(Command),
 }
 
@@ -169,7 +169,9 @@ impl Process {
                 }
             }
             Inbox::Refused => self.event(world, Event::PeerGone),
-            Inbox::Answer(answer) => self.event(world, Event::Arbiter(answer)),
+            Inbox::Answer { generation, answer } => {
+                self.event(world, Event::Arbiter { generation, answer });
+            }
             Inbox::Tick => {
                 self.stale_ms = None;
                 let (host, process) = (self.host, self.id);

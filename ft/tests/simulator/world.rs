@@ -338,6 +338,9 @@ impl World {
         };
         self.say(|| format!("the arbiter on generation {generation} for host {host}: {answer:?}"));
         let delay_us = self.rng.range(100, 10_000);
-        self.after(delay_us, Due::Arrive { host, process, what: Inbox::Answer(answer) });
+        self.after(
+            delay_us,
+            Due::Arrive { host, process, what: Inbox::Answer { generation, answer } },
+        );
     }
 }

@@ -19,8 +19,13 @@ use crate::error::Error;
 pub enum Helped {
     /// A connection to a standby, or a sentence why there is none.
     Connected(Result<TcpStream, String>),
-    /// The arbiter's answer.
-    Arbiter(Answer),
+    /// The arbiter's answer about this generation.
+    Arbiter {
+        /// The generation that was asked for.
+        generation: u64,
+        /// What it said.
+        answer: Answer,
+    },
 }
 
 /// The helpers of one event loop.
@@ -61,14 +66,15 @@ impl Helpers {
         claimant: String,
     ) -> Result<(), Error> {
         self.help("arbiter", move || {
-            Helped::Arbiter(match claim(&directory, &vm_id, generation, &claimant) {
+            let answer = match claim(&directory, &vm_id, generation, &claimant) {
                 Ok(Verdict::Won) => Answer::Won,
                 Ok(Verdict::Lost) => Answer::Lost,
                 Err(error) => {
                     log::warn!("the arbiter at {} does not answer: {error}", directory.display());
                     Answer::Unreachable
                 }
-            })
+            };
+            Helped::Arbiter { generation, answer }
         })
     }
 
@@ -140,6 +146,6 @@ mod tests {
         let path = directory.path().to_owned();
         helpers.ask_arbiter(path, "vm".into(), 2, "me".into()).unwrap();
         let answer = helpers.receiver.recv_timeout(Duration::from_secs(20)).unwrap();
-        assert!(matches!(answer, Helped::Arbiter(Answer::Won)));
+        assert!(matches!(answer, Helped::Arbiter { generation: 2, answer: Answer::Won }));
     }
 }

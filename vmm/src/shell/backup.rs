@@ -169,8 +169,8 @@ impl Shell {
             Source::Heartbeat => self.on_backup_heartbeats(),
             Source::Helpers => {
                 while let Some(helped) = self.backup_side().and_then(|side| side.helpers.take()) {
-                    if let Helped::Arbiter(answer) = helped {
-                        self.step_backup(Event::Arbiter(answer))?;
+                    if let Helped::Arbiter { generation, answer } = helped {
+                        self.step_backup(Event::Arbiter { generation, answer })?;
                     }
                 }
                 Ok(())
@@ -304,7 +304,7 @@ impl Shell {
                 let answer =
                     ask_arbiter(&side.helpers, directory, vm_id, generation, &side.claimant);
                 if let Some(answer) = answer {
-                    return self.step_backup(Event::Arbiter(answer));
+                    return self.step_backup(Event::Arbiter { generation, answer });
                 }
             }
             Action::GoLive { generation } => return self.take_over(generation),

@@ -92,7 +92,9 @@ impl Shell {
                 while let Some(helped) = self.primary_side().and_then(|side| side.helpers.take()) {
                     match helped {
                         Helped::Connected(result) => self.on_connected(result)?,
-                        Helped::Arbiter(answer) => self.step_primary(Event::Arbiter(answer))?,
+                        Helped::Arbiter { generation, answer } => {
+                            self.step_primary(Event::Arbiter { generation, answer })?;
+                        }
                     }
                 }
                 Ok(())
@@ -330,7 +332,7 @@ impl Shell {
                 let answer =
                     ask_arbiter(&side.helpers, directory, side.vm_id, generation, &side.claimant);
                 if let Some(answer) = answer {
-                    return self.step_primary(Event::Arbiter(answer));
+                    return self.step_primary(Event::Arbiter { generation, answer });
                 }
             }
             Action::Halt(reason) => self.halt_primary(&reason),
