@@ -165,6 +165,19 @@ fn errors_become_an_array_of_sentences() {
     }
 }
 
+#[test]
+fn standbys_are_addresses_or_a_sentence() {
+    let standbys = |body: &str| ask("PUT", "/api/v1/vm.ft-standbys", body);
+    let list = ["b:1", "[::1]:2"].map(|text| text.parse().unwrap()).to_vec();
+    let asked = standbys(r#"{"standbys":["b:1","[::1]:2"]}"#);
+    assert_eq!(asked, Ok(ApiRequest::FtStandbys(list)));
+    for wrong in [r#"{"standbys":["b"]}"#, r#"{"standbys":"b:1"}"#, r#"{}"#, ""] {
+        assert_eq!(refusal("PUT", "/api/v1/vm.ft-standbys", wrong).0, 400, "{wrong}");
+    }
+    let moved = ask("PUT", "/api/v1/vm.ft-move-backup", r#"{"peer":"c:7000"}"#);
+    assert_eq!(moved, Ok(ApiRequest::FtMoveBackup("c:7000".parse().unwrap())));
+}
+
 /// `docs/api/openapi.yaml`.
 const OPENAPI: &str = include_str!("../../../docs/api/openapi.yaml");
 
@@ -193,12 +206,15 @@ fn the_openapi_file_knows_every_field() {
             "net":[{"tap":"t","ip":"1.2.3.4","mask":"255.0.0.0","mtu":1500,"id":"n",
                     "mac":"02:00:00:00:00:01"}],
             "serial":{"mode":"File","file":"/f"},"console":{"mode":"Socket","socket":"/s"},
-            "ft":{"role":"primary","peer":"b:1","arbiter":"none","udp_port":1}}"#,
+            "ft":{"role":"primary","peer":"b:1","arbiter":"none","udp_port":1,"standby":"c:1",
+                  "listen":"0.0.0.0:1","join_bandwidth":"1M"}}"#,
     )
     .unwrap();
     let info = FtInfo {
         last_event: Some(super::super::FtEvent::default()),
         log: super::super::LogTraffic::default(),
+        join: Some(super::super::JoinInfo::default()),
+        standbys: vec![super::super::StandbyInfo::default()],
         ..FtInfo::default()
     };
     let values = [

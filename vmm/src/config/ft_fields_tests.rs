@@ -45,6 +45,29 @@ fn everything_a_primary_may_say_is_read() {
 }
 
 #[test]
+fn a_primary_may_have_standbys_and_wait_as_one_itself() {
+    let config = parse(&format!("{PRIMARY},listen=0.0.0.0:7000,standby=b:1,standby=[::1]:2"));
+    let listen = "0.0.0.0:7000".parse().unwrap();
+    assert_eq!(config.listen(), Some(listen));
+    let standbys: Vec<String> = config.standbys.iter().map(ToString::to_string).collect();
+    assert_eq!(standbys, ["b:1", "[::1]:2"]);
+    assert_eq!(FtConfig::parse(&config.to_options()), Ok(config.clone()));
+    let json = serde_json::to_string(&config).unwrap();
+    assert_eq!(serde_json::from_str::<FtConfig>(&json).unwrap(), config);
+    assert!(config.reprotect && !parse(&format!("{PRIMARY},reprotect=off")).reprotect);
+    assert_eq!(parse(&format!("{PRIMARY},join_bandwidth=100M")).join_bandwidth, Some(100 << 20));
+    assert_eq!(
+        sentence(&format!("{PRIMARY},standby=b:1,standby=b:1")),
+        "--ft: the standby b:1 is named twice."
+    );
+    assert!(
+        sentence(&format!("{PRIMARY},standby=b")).starts_with("--ft: standby=b cannot be read")
+    );
+    assert!(sentence("role=backup,listen=0.0.0.0:1,standby=b:1").contains("standby="));
+    assert!(sentence(&format!("{PRIMARY},join_bandwidth=1K")).contains("join_bandwidth"));
+}
+
+#[test]
 fn a_backup_needs_only_where_to_listen() {
     let config = parse("role=backup,listen=0.0.0.0:7000");
     assert_eq!(config.mode, FtMode::Backup { listen: "0.0.0.0:7000".parse().unwrap() });
@@ -116,11 +139,6 @@ fn an_unreadable_address_is_shown_with_one_that_works() {
 #[test]
 fn parts_do_not_mix() {
     assert_eq!(
-        sentence("role=primary,peer=backup:7000,listen=0.0.0.0:1,arbiter=none"),
-        "--ft: role=primary and listen= contradict each other: the backup listens, the primary \
-         says with peer=HOST:PORT where."
-    );
-    assert_eq!(
         sentence("role=backup,listen=0.0.0.0:1,peer=backup:7000"),
         "--ft: role=backup and peer= contradict each other: the backup says with \
          listen=ADDRESS:PORT where it waits, and the primary comes to it."
@@ -174,7 +192,7 @@ fn fields_of_another_part_are_refused_not_ignored() {
          backup)."
     );
     assert!(sentence("record=a,peer=b:1").contains("peer= belongs to role=primary"));
-    assert!(sentence("record=a,listen=0.0.0.0:1").contains("listen= belongs to role=backup"));
+    assert!(sentence("record=a,listen=0.0.0.0:1").contains("listen= belongs to a VM of a pair"));
     assert!(sentence("record=a,udp_port=1").contains("udp_port= belongs to a VM of a pair"));
 }
 

@@ -525,7 +525,7 @@ impl Shell {
             self.drop_backup_channel();
             let inheritance = self.backup_side().and_then(|side| side.inheritance.take());
             if let Some((ft, primary_address)) = inheritance {
-                self.inherit(ft, primary_address);
+                self.inherit(ft, primary_address.as_ref());
             }
         }
     }

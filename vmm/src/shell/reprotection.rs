@@ -135,13 +135,13 @@ impl Shell {
     }
 
     /// This side took the VM over from `primary_address`: it is its turn to look for standbys.
-    pub(super) fn inherit(&mut self, ft: FtConfig, primary_address: Option<PeerAddress>) {
+    pub(super) fn inherit(&mut self, ft: FtConfig, primary_address: Option<&PeerAddress>) {
         if !ft.reprotect {
             return;
         }
         let mut list: Vec<PeerAddress> = Vec::new();
         let own = primary_peer(&ft).cloned();
-        for standby in primary_address.iter().chain(&ft.standbys) {
+        for standby in primary_address.into_iter().chain(&ft.standbys) {
             if Some(standby) != own.as_ref() && !list.contains(standby) {
                 list.push(standby.clone());
             }
