@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use common::{takeover_timeout, timeout};
 use tests::client::{Pace, check};
 use tests::runner::{Cluster, Options};
-use tests::vm::{Pair, PairOptions, wait_until};
+use tests::vm::{Pair, PairOptions};
 
 const FAILOVERS: usize = 10;
 
@@ -27,12 +27,7 @@ fn play(cluster: &Cluster) -> Result<()> {
     let pace = Pace { client: 1, payload_size: 100, interval: Duration::from_millis(10) };
     let load = pair.guest().journal(pace, start)?;
     for turn in 0..FAILOVERS {
-        let goal = load.acknowledged() + 10;
-        wait_until("answers", Duration::from_secs(60), Duration::from_millis(10), || {
-            let broken = load.look(|history| history.broken.clone());
-            ensure!(broken.is_none(), "the connection broke: {broken:?}");
-            Ok((load.acknowledged() >= goal).then_some(()))
-        })?;
+        common::must_answer(&load)?;
         let by_plan = turn % 2 == 1;
         let begun = Instant::now();
         if by_plan {

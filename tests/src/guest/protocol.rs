@@ -175,6 +175,8 @@ pub enum Ask {
         /// The file.
         path: String,
     },
+    /// What the processor's time stamp counter says to a program: another number on every host.
+    TimeStamp,
     /// Unmount the disk and switch off. There is no answer.
     PowerOff,
     /// Unmount the disk and boot again. There is no answer.

@@ -7,9 +7,10 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, ensure};
+use tests::client::JournalLoad;
 use tests::runner::Cluster;
-use tests::vm::{Acknowledgement, Pair, PairOptions};
+use tests::vm::{Acknowledgement, Pair, PairOptions, wait_until};
 
 /// Silence of this length is a loss. Emulated hosts stand still for up to 1.5 s when the machine below them is busy; for one
 /// that is busier still, `FT_TEST_TIMEOUT_MS` says more.
@@ -33,6 +34,16 @@ pub fn small_pair(cluster: &Cluster, ack: Acknowledgement) -> Result<Pair<'_>> {
     let mut pair = Pair::start_unprotected(cluster, options)?;
     pair.reprotect()?;
     Ok(pair)
+}
+
+/// The guest answers the client, over the connection it has had all along.
+pub fn must_answer(load: &JournalLoad) -> Result<()> {
+    let goal = load.acknowledged() + 10;
+    wait_until("answers", Duration::from_secs(90), Duration::from_millis(10), || {
+        let broken = load.look(|history| history.broken.clone());
+        ensure!(broken.is_none(), "the connection broke: {broken:?}");
+        Ok((load.acknowledged() >= goal).then_some(()))
+    })
 }
 
 /// Ends a test; if it failed, what all VMMs wrote is kept, and the message says where.
