@@ -257,6 +257,13 @@ impl Standbys {
         }
     }
 
+    /// Whether the join asked for is still wanted: to be looked at once the connection is open, as
+    /// the user may have changed his mind meanwhile. If not, say [`Standbys::failed`].
+    #[must_use]
+    pub fn is_join_wanted(&self) -> bool {
+        self.situation == Situation::Trying && self.wanted && !self.suspended
+    }
+
     /// This side's replica reports something: to be told of everything, in order.
     pub fn observe(&mut self, now_ms: u64, happening: &Happening) {
         if self.situation == Situation::Over {

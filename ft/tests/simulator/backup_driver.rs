@@ -4,15 +4,16 @@
 use std::collections::BTreeMap;
 
 use ft::{
-    Action, Assumptions, Backup, BackupState, Batch, Divergence, Ledger, Page, Primary, Record,
-    Replay, Settings, Start, Step, Trail,
+    Action, Assumptions, Backup, BackupState, Batch, Divergence, Event, Ledger, Message, Page,
+    Patience, Primary, Record, Replay, Settings, Standbys, Start, Step, Trail, Word,
 };
 
 use crate::breaks::Break;
-use crate::host::{Clock, Inbox};
-use crate::primary_driver::{Item, PrimaryDriver};
+use crate::host::Inbox;
+use crate::primary_driver::{Item, PrimaryDriver, address};
+use crate::queue::Due;
 use crate::toy::{Emitted, PAGES, Toy};
-use crate::world::{Due, World};
+use crate::world::World;
 
 pub struct BackupDriver {
     pub backup: Backup,
@@ -26,10 +27,13 @@ pub struct BackupDriver {
     ledger: Ledger,
     totals: BTreeMap<u64, Trail>,
     stream: usize,
+    /// Whether it is being stepped.
+    steps: bool,
     draining: bool,
     /// The machine was spoiled, and has not run since.
     spoiled: bool,
-    spoiled_ever: bool,
+    pub spoiled_ever: bool,
+    patience: Patience,
     /// For breaks of the rules: batches not handed to the replay yet, pages of an open delta.
     delayed: Vec<Batch>,
     last_chunk: u64,
@@ -37,7 +41,12 @@ pub struct BackupDriver {
 }
 
 impl BackupDriver {
-    pub fn new(now_ms: u64, host: usize, process: u64, pace_us: u64) -> Self {
+    pub fn new(
+        now_ms: u64,
+        (host, process): (usize, u64),
+        pace_us: u64,
+        patience: Patience,
+    ) -> Self {
         Self {
             backup: Backup::new(now_ms, Assumptions::new("simulated", 7)),
             host,
@@ -49,23 +58,52 @@ impl BackupDriver {
             ledger: Ledger::new(),
             totals: BTreeMap::new(),
             stream: 0,
+            steps: false,
             draining: false,
             spoiled: false,
             spoiled_ever: false,
+            patience,
             delayed: vec![],
             last_chunk: 0,
             staged: vec![],
         }
     }
 
-    pub fn spoil(&mut self) -> bool {
+    pub fn is_waiting(&self) -> bool {
+        self.backup.state() == BackupState::Waiting
+    }
+
+    pub fn spoil(&mut self) {
         let follows = self.backup.state() == BackupState::Following;
         if follows && !self.draining {
             self.machine.spoil();
             self.spoiled = true;
             self.spoiled_ever = true;
         }
-        self.spoiled_ever
+    }
+
+    pub fn event(&mut self, world: &World, now_ms: u64, event: Event) -> Vec<Action> {
+        let closed = event == Event::Closed;
+        let leave = event == Event::Message(Message::Word(Word::Leave));
+        let before = (leave && world.is(Break::FalsePromise)).then(|| self.backup.clone());
+        let mut actions = self.backup.step(now_ms, event);
+        if closed && world.is(Break::TrustClosedStream) {
+            actions.extend(self.backup.step(now_ms, Event::PeerGone));
+        }
+        if let Some(before) = before {
+            self.backup = before;
+            actions.retain(|action| matches!(action, Action::Send(_)));
+        }
+        actions
+    }
+
+    /// The machine of this stream's primary is built, or cannot be.
+    pub fn prepared(&mut self, now_ms: u64, stream: usize, works: bool) -> Vec<Action> {
+        if stream != self.stream {
+            return vec![];
+        }
+        let result = works.then_some(()).ok_or_else(|| String::from("the tap is gone"));
+        self.backup.prepared(now_ms, result)
     }
 
     pub fn act(
@@ -79,15 +117,8 @@ impl BackupDriver {
             Action::Prepare(prologue) => {
                 self.stream = stream.unwrap_or(0);
                 self.settings = prologue.settings;
-                self.machine = Toy::blank();
-                self.replay = Some(Replay::new(Start::Blank, PAGES as usize));
-                self.ledger = Ledger::new();
-                self.totals.clear();
-                let result = match world.rng.per_mille(30) {
-                    true => Err(String::from("the tap is gone")),
-                    false => Ok(()),
-                };
-                self.backup.prepared(now_ms, result)
+                self.prepare(world);
+                vec![]
             }
             Action::Deliver(batch) => {
                 self.deliver(world, batch);
@@ -106,6 +137,27 @@ impl BackupDriver {
                 vec![]
             }
             other => unreachable!("not for a backup: {other:?}"),
+        }
+    }
+
+    fn prepare(&mut self, world: &mut World) {
+        if !world.is(Break::KeepOldState) {
+            self.machine = Toy::blank();
+            self.ledger = Ledger::new();
+            self.totals.clear();
+        }
+        self.replay = Some(Replay::new(Start::Blank, PAGES as usize));
+        self.delayed.clear();
+        self.staged.clear();
+        let (host, process, stream) = (self.host, self.process, self.stream);
+        let works = !world.rng.per_mille(30);
+        let delay_us = world.rng.range(100, 20_000);
+        world.after(
+            delay_us,
+            Due::Arrive { host, process, what: Inbox::Prepared { stream, works } },
+        );
+        if !std::mem::replace(&mut self.steps, true) {
+            world.after(delay_us, Due::Arrive { host, process, what: Inbox::Step });
         }
     }
 
@@ -133,7 +185,16 @@ impl BackupDriver {
 
     /// Replays for a while.
     pub fn step(&mut self, world: &mut World, now_ms: u64) -> Vec<Action> {
-        let pace_us = if self.draining { 200 } else { self.pace_us };
+        self.steps = self.replay.is_some();
+        if !self.steps {
+            return vec![];
+        }
+        let lags = world.hosts[self.host].lags_until_us > world.now_us;
+        let pace_us = match (self.draining, lags) {
+            (true, _) => 200,
+            (false, true) => 30_000,
+            (false, false) => self.pace_us,
+        };
         let delay_us = world.rng.range(pace_us / 2, pace_us * 2);
         let (host, process) = (self.host, self.process);
         world.after(delay_us, Due::Arrive { host, process, what: Inbox::Step });
@@ -216,13 +277,17 @@ impl BackupDriver {
                 for (page, content) in &pages {
                     self.machine.load_page(*page, content);
                 }
+                if world.is(Break::EarlyReady) {
+                    actions.extend(self.backup.ready(now_ms));
+                }
             }
             Step::Delta { moment, vcpu, machine, pages } => {
                 for (page, content) in &pages {
                     self.machine.load_page(*page, content);
                 }
                 self.machine.load_vcpu(moment, &vcpu);
-                self.spoiled = false;
+                // What had been spoiled since the last moment is well again.
+                self.spoiled_ever &= !std::mem::take(&mut self.spoiled);
                 if let Some(machine) = machine {
                     self.machine.load_machine(&machine);
                     // What was open before the log began is this side's to finish, too.
@@ -252,7 +317,6 @@ impl BackupDriver {
         world: &mut World,
         host: usize,
         process: u64,
-        clock: Clock,
         generation: u64,
     ) -> PrimaryDriver {
         if let Some(replay) = &mut self.replay {
@@ -274,9 +338,12 @@ impl BackupDriver {
             Item { total, sequence: 0, output }
         });
         let items: Vec<Item> = items.collect();
-        let primary = Primary::new(clock.ms(world), self.backup.vm_id(), generation);
-        let place = (host, process, clock);
-        let mut driver = PrimaryDriver::new(world, place, primary, self.machine, self.settings);
+        let own = generation - u64::from(world.is(Break::OldGeneration));
+        let primary = Primary::new(world.clock_ms(host), self.backup.vm_id(), own);
+        let standbys = standbys(world, host, self.patience);
+        let place = (host, process);
+        let (machine, settings) = (self.machine, self.settings);
+        let mut driver = PrimaryDriver::new(world, place, primary, standbys, machine, settings);
         if !world.is(Break::ForgetRedo) {
             driver.redo(items);
         }
@@ -285,4 +352,14 @@ impl BackupDriver {
         }
         driver
     }
+}
+
+/// The standbys of a machine on `host`: everybody else.
+pub fn standbys(world: &World, host: usize, patience: Patience) -> Standbys {
+    let mut standbys = Standbys::new(patience);
+    for other in (0..world.hosts.len()).filter(|other| *other != host) {
+        standbys.add(&address(other)).expect("a short list of different hosts");
+    }
+    standbys.enable(None);
+    standbys
 }

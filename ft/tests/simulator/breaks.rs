@@ -1,8 +1,18 @@
 //! Deliberate breaks of the rules: what a wrong driver, or wrong settings, would do. A test for each
 //! shows that the simulator finds it.
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Break {
+macro_rules! breaks {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Break {
+            $($(#[$doc])* $name),*
+        }
+
+        pub const ALL: &[Break] = &[$(Break::$name),*];
+    };
+}
+
+breaks! {
     /// Outputs leave without waiting for the backup.
     EarlyRelease,
     /// The arbiter says yes to everybody.
@@ -31,27 +41,36 @@ pub enum Break {
     ConfirmTooSoon,
     /// The backup's timeout is shorter than the primary's lease.
     Impatient,
+    /// The survivor joins its next backup in the generation before.
+    OldGeneration,
+    /// The primary goes on, and joins the next standby, before the arbiter has spoken.
+    Eager,
+    /// The backup says that the machine is complete before the last delta.
+    EarlyReady,
+    /// Two standbys are joined at once.
+    TwoJoins,
+    /// A standby keeps memory and requests of a machine that it followed before.
+    KeepOldState,
+    /// Pages that became zero while the machine was copied are not sent.
+    SkipZeroPages,
+    /// A page that was written while the machine was copied is not sent again.
+    LoseDirty,
+    /// An answer of the arbiter is taken for the generation asked for last.
+    AnyAnswer,
+    /// The gate is closed only once the backup has accepted.
+    LateGate,
+    /// Outputs made before the gate closed are left waiting.
+    LeaveBehind,
+    /// A backup that promised to stay out does not.
+    FalsePromise,
+    /// A host's clock stands still while it is suspended.
+    ClockStops,
+    /// Disk writes take longer than the timeout allows for.
+    SlowWrites,
 }
-
-pub const ALL: [Break; 14] = [
-    Break::EarlyRelease,
-    Break::NoArbiter,
-    Break::LiveBeforeEnd,
-    Break::IgnoreLease,
-    Break::AckBeforeHolding,
-    Break::ForgetRedo,
-    Break::HalfDelta,
-    Break::TrustClosedStream,
-    Break::RunAhead,
-    Break::QuietTooSoon,
-    Break::StayAfterHalt,
-    Break::ForgetTime,
-    Break::ConfirmTooSoon,
-    Break::Impatient,
-];
 
 impl Break {
     pub fn named(name: &str) -> Option<Self> {
-        ALL.into_iter().find(|broken| format!("{broken:?}").eq_ignore_ascii_case(name))
+        ALL.iter().copied().find(|broken| format!("{broken:?}").eq_ignore_ascii_case(name))
     }
 }

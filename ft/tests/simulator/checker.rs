@@ -29,7 +29,7 @@ pub struct Checker {
     executed: HashMap<usize, u64>,
     pub last_effect_us: u64,
     /// The machine may be gone for good: more failed than the pair promises to survive.
-    pub excused: bool,
+    pub excused: Option<&'static str>,
     pub takeovers: u64,
     pub wins: u64,
     pub violation: Option<String>,

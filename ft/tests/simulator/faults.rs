@@ -3,97 +3,210 @@
 use crate::host::Command;
 use crate::rng::Rng;
 
+/// Whom a fault hits; looked up when it happens.
 #[derive(Clone, Copy, Debug)]
+pub enum Who {
+    /// The host where the machine runs.
+    Live,
+    /// The host of its backup.
+    Follower,
+    /// This host.
+    Host(usize),
+}
+
+#[derive(Clone, Debug)]
 pub enum Fault {
     /// The process dies; its kernel closes its sockets.
-    KillProcess(usize),
+    KillProcess(Who),
     /// The host dies; nobody closes anything.
-    KillHost(usize),
+    KillHost(Who),
     /// The process is stopped, and goes on later.
-    Pause {
-        host: usize,
-        for_us: u64,
-    },
-    Resume {
-        host: usize,
-        process: u64,
-    },
+    Pause { who: Who, for_us: u64 },
+    /// The whole host is. Its clock goes on, or is set on by a little more than really passed.
+    Suspend { who: Who, for_us: u64, jump_us: u64 },
+    /// If it was a suspended host: since when.
+    Resume { host: usize, process: u64, jump_us: u64, since_us: Option<u64> },
     /// A new standby starts where nobody is.
     Restart(usize),
-    /// Nothing gets from one host to the other.
-    Cut {
-        from: usize,
-        for_us: u64,
-    },
-    /// Nothing gets through either way.
-    CutBoth {
-        for_us: u64,
-    },
-    /// The network ends the stream, for either end or both.
-    Reset([bool; 2]),
+    /// Nothing gets from one host to another, or either way.
+    Cut { from: Who, to: Who, both: bool, for_us: u64 },
+    /// Nothing gets to a host or away from it.
+    Isolate { who: Who, for_us: u64 },
+    /// The network ends the newest stream but so many, for either end or both.
+    Reset { back: usize, ends: [bool; 2] },
     /// Datagrams are lost.
-    Loss {
-        per_mille: u64,
-    },
+    Loss { per_mille: u64 },
     /// Everything takes long.
-    Slow {
-        delay_max_us: u64,
-    },
+    Slow { delay_max_us: u64 },
     /// Bits flip.
-    Corrupt {
-        per_mille: u64,
-    },
-    /// The arbiter cannot be reached.
-    ArbiterOut {
-        for_us: u64,
-    },
+    Corrupt { per_mille: u64 },
+    /// The arbiter cannot be reached from these hosts (a bit each).
+    ArbiterOut { hosts: u64, for_us: u64 },
+    /// The arbiter takes its time.
+    ArbiterSlow { max_us: u64, for_us: u64 },
+    /// Disk writes take as long as they ever may.
+    SlowDisk { who: Who, for_us: u64 },
+    /// A backup takes long to replay.
+    Lag { who: Who, for_us: u64 },
     /// Somebody asks for something.
-    Ask {
-        host: usize,
-        command: Command,
-    },
+    Ask { who: Who, command: Command },
     /// A bit flips in the backup's machine.
-    Spoil(usize),
+    Spoil(Who),
     /// Everything that can be mended is.
     Calm,
     /// Has everything come right?
     Look,
 }
 
-/// Virtual time in which things go wrong, and in which they must be well again.
-pub const STORM_US: u64 = 3_500_000;
-pub const END_US: u64 = STORM_US + 4_500_000;
+/// Virtual time after the storm in which everything must come right.
+pub const CALM_US: u64 = 6_000_000;
 
-pub fn plan(rng: &mut Rng) -> Vec<(u64, Fault)> {
-    let mut plan = vec![(STORM_US, Fault::Calm)];
-    for _ in 0..rng.range(1, 7) {
-        // Near each other more often than not: one fault alone is easily survived.
-        let base_us = rng.range(1, 7) * 500_000;
-        plan.push((base_us + rng.range(0, 80_000), one(rng)));
-    }
-    plan
+pub struct Plan {
+    pub faults: Vec<(u64, Fault)>,
+    /// When the storm is over.
+    pub storm_us: u64,
 }
 
-fn one(rng: &mut Rng) -> Fault {
-    let host = rng.range(0, 2) as usize;
+pub fn plan(rng: &mut Rng, hosts: usize) -> Plan {
+    let mut faults = vec![];
+    let mut at_us = 0;
+    let kind = rng.range(0, 100);
+    if kind < 3 {
+        at_us = late_answer(rng, &mut faults);
+    } else if kind < 23 {
+        // One after the other, so that each finds the machine protected again more often than not.
+        for _ in 0..rng.range(4, 11) {
+            at_us += rng.range(300_000, 1_100_000);
+            match rng.per_mille(700) {
+                true => faults.push((at_us, blow(rng))),
+                false => faults.extend(later(at_us, one(rng, hosts))),
+            }
+        }
+    } else {
+        for _ in 0..rng.range(1, 7) {
+            // Near each other more often than not: one fault alone is easily survived.
+            let base_us = rng.range(1, 7) * 500_000 + rng.range(0, 80_000);
+            faults.extend(later(base_us, one(rng, hosts)));
+            at_us = at_us.max(base_us);
+        }
+    }
+    let storm_us = at_us + 400_000;
+    faults.retain(|(at_us, _)| *at_us < storm_us);
+    faults.push((storm_us, Fault::Calm));
+    Plan { faults, storm_us }
+}
+
+/// A promise comes while the arbiter still ponders a question, and the next pair breaks before the
+/// answer is there.
+fn late_answer(rng: &mut Rng, faults: &mut Vec<(u64, Fault)>) -> u64 {
+    let at_us = rng.range(300_000, 600_000);
+    let mut add = |wait_us, fault| faults.push((at_us + wait_us, fault));
+    let live = |command| Fault::Ask { who: Who::Live, command };
+    add(0, Fault::ArbiterSlow { max_us: 4_000_000, for_us: 3_000_000 });
+    add(1, live(Command::Disable));
+    let (from, to) = (Who::Follower, Who::Live);
+    add(2, Fault::Cut { from, to, both: false, for_us: rng.range(300_000, 900_000) });
+    add(3, live(Command::Enable));
+    for wait_us in [rng.range(900_000, 1_600_000), rng.range(1_600_000, 2_500_000)] {
+        add(wait_us, Fault::Reset { back: 0, ends: [true, true] });
+    }
+    at_us + 2_500_000
+}
+
+fn later(at_us: u64, faults: Vec<(u64, Fault)>) -> impl Iterator<Item = (u64, Fault)> {
+    faults.into_iter().map(move |(wait_us, fault)| (at_us + wait_us, fault))
+}
+
+fn who(rng: &mut Rng, hosts: usize) -> Who {
+    match rng.range(0, 10) {
+        0..=4 => Who::Live,
+        5..=7 => Who::Follower,
+        _ => Who::Host(rng.range(0, hosts as u64) as usize),
+    }
+}
+
+/// Something that ends a pair.
+fn blow(rng: &mut Rng) -> Fault {
+    let who = if rng.per_mille(650) { Who::Live } else { Who::Follower };
+    match rng.range(0, 10) {
+        0..=4 => Fault::KillProcess(who),
+        5..=6 => Fault::KillHost(who),
+        // Long enough to wake up in another generation.
+        7..=8 => Fault::Pause { who, for_us: rng.range(300_000, 5_000_000) },
+        _ => Fault::Ask { who: Who::Live, command: Command::Failover },
+    }
+}
+
+/// One fault, and what undoes it, with their times from now.
+fn one(rng: &mut Rng, hosts: usize) -> Vec<(u64, Fault)> {
+    let who = who(rng, hosts);
     let longest_us = [250_000, 700_000, 2_500_000][rng.range(0, 3) as usize];
     let for_us = rng.range(20_000, longest_us);
-    match rng.range(0, 28) {
-        0..=3 => Fault::KillProcess(host),
-        4..=5 => Fault::KillHost(host),
-        6..=10 => Fault::Pause { host, for_us },
-        11..=13 => Fault::Cut { from: host, for_us },
-        14 => Fault::CutBoth { for_us },
-        15..=17 => Fault::Reset(
-            [(true, false), (false, true), (true, true)].map(|(a, b)| [a, b])
-                [rng.range(0, 3) as usize],
-        ),
-        18 => Fault::Loss { per_mille: rng.range(100, 1001) },
-        19 => Fault::Slow { delay_max_us: rng.range(5_000, 60_000) },
-        20 => Fault::Corrupt { per_mille: rng.range(5, 60) },
-        21..=22 => Fault::ArbiterOut { for_us },
-        23 => Fault::Ask { host, command: Command::Disable },
-        24..=26 => Fault::Ask { host, command: Command::Failover },
-        _ => Fault::Spoil(host),
+    let fault = match rng.range(0, 46) {
+        0..=4 => Fault::KillProcess(who),
+        5..=6 => Fault::KillHost(who),
+        7..=12 => Fault::Pause { who, for_us },
+        13..=15 => {
+            let jump_us = rng.range(0, 2) * rng.range(0, 1_000_000);
+            Fault::Suspend { who, for_us, jump_us }
+        }
+        number @ 16..=33 => network(rng, hosts, number, for_us),
+        34..=35 => Fault::SlowDisk { who, for_us },
+        36 => Fault::Lag { who: Who::Follower, for_us },
+        37..=38 => Fault::Spoil(Who::Follower),
+        number => return asked(rng, hosts, number, for_us),
+    };
+    vec![(0, fault)]
+}
+
+fn network(rng: &mut Rng, hosts: usize, number: u64, for_us: u64) -> Fault {
+    let who = who(rng, hosts);
+    match number {
+        16..=20 => {
+            let (from, to) = match rng.per_mille(500) {
+                true => (Who::Live, Who::Follower),
+                false => (Who::Follower, Who::Live),
+            };
+            Fault::Cut { from, to, both: rng.per_mille(300), for_us }
+        }
+        21 => {
+            let [from, to] = [0, 1].map(|_| Who::Host(rng.range(0, hosts as u64) as usize));
+            Fault::Cut { from, to, both: rng.per_mille(500), for_us }
+        }
+        22..=23 => Fault::Isolate { who, for_us },
+        24..=26 => {
+            let ends = [[true, false], [false, true], [true, true]][rng.range(0, 3) as usize];
+            Fault::Reset { back: rng.range(0, 2) as usize, ends }
+        }
+        27 => Fault::Loss { per_mille: rng.range(100, 1001) },
+        28 => Fault::Slow { delay_max_us: rng.range(5_000, 60_000) },
+        29 => Fault::Corrupt { per_mille: rng.range(5, 60) },
+        30..=31 => {
+            Fault::ArbiterOut { hosts: rng.next() | 1 << rng.range(0, hosts as u64), for_us }
+        }
+        _ => Fault::ArbiterSlow { max_us: rng.range(20_000, 1_500_000), for_us },
     }
+}
+
+fn asked(rng: &mut Rng, hosts: usize, number: u64, for_us: u64) -> Vec<(u64, Fault)> {
+    let live = |command| Fault::Ask { who: Who::Live, command };
+    let mut after = None;
+    let fault = match number {
+        39 => {
+            after = rng.per_mille(500).then(|| (for_us, live(Command::Enable)));
+            live(Command::Disable)
+        }
+        40..=42 => live(Command::Failover),
+        43 => live(Command::Move(rng.range(0, hosts as u64) as usize)),
+        44 => {
+            let chosen = rng.next();
+            let list = (0..hosts).filter(|host| chosen >> host & 1 == 1).collect();
+            live(Command::Standbys(list))
+        }
+        _ => {
+            after = Some((for_us, live(Command::Suspend(false))));
+            live(Command::Suspend(true))
+        }
+    };
+    [(0, fault)].into_iter().chain(after).collect()
 }

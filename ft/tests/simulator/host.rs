@@ -1,42 +1,68 @@
-//! A process on a host: an inbox, a clock of its own, and one of the two drivers. It does one thing
-//! at a time, so that it can be stopped or killed between any two.
+//! A process on a host: an inbox, its sockets, and one of the two drivers. It does one thing at a
+//! time, so that it can be stopped or killed between any two.
 
 use std::collections::VecDeque;
 
-use ft::{Action, Answer, Event, Heartbeat, Link, Message};
+use ft::{Action, Answer, Event, Heartbeat, Link, Message, Word};
 
 use crate::backup_driver::BackupDriver;
 use crate::breaks::Break;
+use crate::network::{Port, STANDBY_PORT};
 use crate::primary_driver::PrimaryDriver;
-use crate::world::{Due, World};
+use crate::queue::Due;
+use crate::world::World;
 
 /// What can lie in an inbox.
 #[derive(Debug)]
 pub enum Inbox {
-    Accept { stream: usize },
+    Accept { stream: usize, from: usize },
+    Connected { to: usize, stream: Option<usize> },
     Bytes { stream: usize, bytes: Vec<u8> },
     Closed { stream: usize },
-    Datagram(Vec<u8>),
-    Refused,
+    Datagram { from: Port, port: u64, bytes: Vec<u8> },
+    Refused { port: u64, by: Port },
     Tick,
     Step,
+    Prepared { stream: usize, works: bool },
     DiskDone { token: u64, data: Vec<u8> },
     Entropy(Vec<u8>),
     Answer { generation: u64, answer: Answer },
     Command(Command),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    Join,
     Disable,
+    Enable,
     Failover,
+    /// Protection by another standby than now.
+    Move(usize),
+    /// These hosts are the standbys from now on.
+    Standbys(Vec<usize>),
+    /// The machine is paused for a while, or not any more.
+    Suspend(bool),
 }
 
 pub enum Role {
     Primary(Box<PrimaryDriver>),
     Backup(Box<BackupDriver>),
     Ended,
+}
+
+/// One end of a stream.
+pub struct Connection {
+    pub stream: usize,
+    pub end: usize,
+    link: Link,
+}
+
+/// The socket for datagrams.
+#[derive(Debug)]
+struct Beats {
+    port: u64,
+    /// The host that may speak, and the port there once it is known.
+    from: Option<usize>,
+    peer: Option<Port>,
 }
 
 pub struct Process {
@@ -47,35 +73,24 @@ pub struct Process {
     working: bool,
     inbox: VecDeque<Inbox>,
     pub todo: VecDeque<Action>,
-    pub link: Option<(usize, usize, Link)>,
+    /// One, unless two are joined at once, which is wrong.
+    pub links: Vec<Connection>,
+    /// For a break of the rules: the next connection is for the same join.
+    joins: bool,
+    beats: Beats,
     pub role: Role,
-    pub clock: Clock,
-}
-
-/// Clocks agree neither on the time nor quite on its speed.
-#[derive(Clone, Copy, Debug)]
-pub struct Clock {
-    pub offset_us: u64,
-    pub per_mille: u64,
-}
-
-impl Clock {
-    pub fn us(self, world: &World) -> u64 {
-        self.offset_us + world.now_us * self.per_mille / 1000
-    }
-
-    pub fn ms(self, world: &World) -> u64 {
-        self.us(world) / 1000
-    }
 }
 
 impl Process {
-    pub fn new(world: &mut World, host: usize, clock: Clock, role: Role) -> Self {
+    pub fn new(world: &mut World, host: usize, role: Role) -> Self {
         let id = world.next_process;
         world.next_process += 1;
-        world.process[host] = id;
+        world.hosts[host].process = id;
+        world.hosts[host].ports = vec![STANDBY_PORT];
         world.after(1, Due::Arrive { host, process: id, what: Inbox::Tick });
-        world.after(1, Due::Arrive { host, process: id, what: Inbox::Step });
+        if matches!(role, Role::Primary(_)) {
+            world.after(1, Due::Arrive { host, process: id, what: Inbox::Step });
+        }
         Self {
             host,
             id,
@@ -84,9 +99,10 @@ impl Process {
             working: false,
             inbox: VecDeque::new(),
             todo: VecDeque::new(),
-            link: None,
+            links: vec![],
+            joins: false,
+            beats: Beats { port: STANDBY_PORT, from: None, peer: None },
             role,
-            clock,
         }
     }
 
@@ -130,13 +146,13 @@ impl Process {
     fn now_ms(&self, world: &World) -> u64 {
         match self.stale_ms {
             Some(stale_ms) if world.is(Break::IgnoreLease) => stale_ms,
-            Some(_) | None => self.clock.ms(world),
+            Some(_) | None => world.clock_ms(self.host),
         }
     }
 
     pub fn pause(&mut self, world: &World) {
         self.paused = true;
-        self.stale_ms = Some(self.clock.ms(world));
+        self.stale_ms = Some(world.clock_ms(self.host));
     }
 
     fn carry_out_one(&mut self, world: &mut World) -> bool {
@@ -148,45 +164,26 @@ impl Process {
     }
 
     fn take(&mut self, world: &mut World, what: Inbox) {
+        let now_ms = world.clock_ms(self.host);
         match what {
-            Inbox::Accept { stream } => {
-                if self.link.is_none() && matches!(self.role, Role::Backup(_)) {
-                    self.link = Some((stream, 1, Link::backup()));
-                } else {
-                    world.close(stream, 1);
-                }
-            }
+            Inbox::Accept { stream, from } => self.accept(world, stream, from),
+            Inbox::Connected { to, stream } => self.connected(world, to, stream),
             Inbox::Bytes { stream, bytes } => self.bytes(world, stream, &bytes),
             Inbox::Closed { stream } => {
-                if self.link.as_ref().is_some_and(|link| link.0 == stream) {
-                    self.link = None;
+                if let Some(at) = self.links.iter().position(|link| link.stream == stream) {
+                    self.links.remove(at);
                     self.event(world, Event::Closed);
                 }
             }
-            Inbox::Datagram(bytes) => {
-                if let Ok(heartbeat) = Heartbeat::from_bytes(&bytes) {
-                    self.event(world, Event::Heartbeat(heartbeat));
+            Inbox::Datagram { from, port, bytes } => self.heard(world, from, port, &bytes),
+            Inbox::Refused { port, by } => {
+                if self.beats.port == port && self.beats.peer == Some(by) {
+                    self.event(world, Event::PeerGone);
                 }
             }
-            Inbox::Refused => self.event(world, Event::PeerGone),
-            Inbox::Answer { generation, answer } => {
-                self.event(world, Event::Arbiter { generation, answer });
-            }
-            Inbox::Tick => {
-                self.stale_ms = None;
-                let (host, process) = (self.host, self.id);
-                let delay_us = world.rng.range(8_000, 14_000);
-                world.after(delay_us, Due::Arrive { host, process, what: Inbox::Tick });
-                let now_ms = self.clock.ms(world);
-                let actions = match &mut self.role {
-                    Role::Primary(driver) => driver.tick(world, now_ms),
-                    Role::Backup(driver) => driver.backup.tick(now_ms),
-                    Role::Ended => vec![],
-                };
-                self.todo.extend(actions);
-            }
+            Inbox::Answer { generation, answer } => self.answered(world, generation, answer),
+            Inbox::Tick => self.tick(world, now_ms),
             Inbox::Step => {
-                let now_ms = self.clock.ms(world);
                 let actions = match &mut self.role {
                     Role::Primary(driver) => driver.step(world, now_ms),
                     Role::Backup(driver) => driver.step(world, now_ms),
@@ -194,8 +191,12 @@ impl Process {
                 };
                 self.todo.extend(actions);
             }
+            Inbox::Prepared { stream, works } => {
+                if let Role::Backup(driver) = &mut self.role {
+                    self.todo.extend(driver.prepared(now_ms, stream, works));
+                }
+            }
             Inbox::DiskDone { .. } | Inbox::Entropy(_) => {
-                let now_ms = self.clock.ms(world);
                 if let Role::Primary(driver) = &mut self.role {
                     self.todo.extend(driver.done(world, now_ms, what));
                 }
@@ -204,14 +205,105 @@ impl Process {
         }
     }
 
-    fn bytes(&mut self, world: &mut World, stream: usize, bytes: &[u8]) {
-        let Some((_, _, link)) = self.link.as_mut().filter(|link| link.0 == stream) else {
+    fn tick(&mut self, world: &mut World, now_ms: u64) {
+        self.stale_ms = None;
+        let (host, process) = (self.host, self.id);
+        // Nothing depends on a standby that nobody has asked for.
+        let rest = match &self.role {
+            Role::Backup(driver) => driver.is_waiting(),
+            Role::Primary(_) | Role::Ended => false,
+        };
+        let delay_us = world.rng.range(8_000, 14_000) * if rest { 8 } else { 1 };
+        world.after(delay_us, Due::Arrive { host, process, what: Inbox::Tick });
+        let actions = match &mut self.role {
+            Role::Primary(driver) => {
+                let (actions, join) = driver.tick(world, now_ms);
+                if let Some(to) = join {
+                    world.say(|| format!("host {host} tries the standby on host {to}"));
+                    world.connect(host, process, to);
+                    if world.is(Break::TwoJoins) {
+                        let other = (0..world.hosts.len()).find(|at| *at != host && *at != to);
+                        other.into_iter().for_each(|to| world.connect(host, process, to));
+                    }
+                }
+                actions
+            }
+            Role::Backup(driver) => driver.backup.tick(now_ms),
+            Role::Ended => vec![],
+        };
+        self.todo.extend(actions);
+    }
+
+    /// Somebody wants this standby. A newer one replaces one that has said nothing yet.
+    fn accept(&mut self, world: &mut World, stream: usize, from: usize) {
+        let free = match &self.role {
+            Role::Backup(driver) => driver.is_waiting(),
+            Role::Primary(_) | Role::Ended => false,
+        };
+        if !free {
+            return world.close(stream, 1);
+        }
+        self.close_links(world);
+        self.links = vec![Connection { stream, end: 1, link: Link::backup() }];
+        self.beats = Beats { port: STANDBY_PORT, from: Some(from), peer: None };
+    }
+
+    /// A standby can be spoken to, or cannot.
+    fn connected(&mut self, world: &mut World, to: usize, stream: Option<usize>) {
+        let now_ms = world.clock_ms(self.host);
+        let second = self.joins;
+        let Role::Primary(driver) = &mut self.role else { return };
+        let Some(stream) = stream else {
+            if !second {
+                driver.standbys.failed(now_ms);
+            }
             return;
         };
-        link.push(bytes);
+        let generation = driver.primary.generation();
+        let actions = match second {
+            true => Some(driver.second_hello()),
+            false => driver.join(stream, now_ms),
+        };
+        let Some(actions) = actions else {
+            driver.standbys.failed(now_ms);
+            return world.close(stream, 0);
+        };
+        self.joins = world.is(Break::TwoJoins) && !second;
+        let mut link = Link::primary(generation);
+        if second {
+            for action in actions {
+                if let Action::Send(message) = action {
+                    let bytes = link.seal(&message).expect("within all bounds");
+                    world.send(stream, 0, Some(bytes));
+                }
+            }
+        } else {
+            // One may be left over from a handover.
+            self.close_links(world);
+            self.todo.extend(actions);
+            let port = 100 + stream as u64;
+            let peer = Some(Port { host: to, port: STANDBY_PORT });
+            world.hosts[self.host].ports = vec![STANDBY_PORT, port];
+            self.beats = Beats { port, from: Some(to), peer };
+        }
+        self.links.push(Connection { stream, end: 0, link });
+    }
+
+    fn heard(&mut self, world: &mut World, from: Port, port: u64, bytes: &[u8]) {
+        let Beats { port: mine, from: host, peer } = &mut self.beats;
+        let expected = *mine == port && *host == Some(from.host);
+        let Ok(heartbeat) = Heartbeat::from_bytes(bytes) else { return };
+        if expected && *peer.get_or_insert(from) == from {
+            self.event(world, Event::Heartbeat(heartbeat));
+        }
+    }
+
+    fn bytes(&mut self, world: &mut World, stream: usize, bytes: &[u8]) {
+        let Some(at) = self.links.iter().position(|link| link.stream == stream) else { return };
+        self.links[at].link.push(bytes);
         loop {
-            let Some((_, _, link)) = &mut self.link else { return };
-            match link.next_message() {
+            let Some(at) = self.links.iter().position(|link| link.stream == stream) else { return };
+            match self.links[at].link.next_message() {
                 Ok(Some(mut message)) => {
                     if let (Message::Hello(prologue), true) =
                         (&mut message, world.is(Break::Impatient))
@@ -220,7 +312,10 @@ impl Process {
                         (settings.heartbeat_ms, settings.lease_ms) = (10, 20);
                         (settings.timeout_ms, settings.silence_ms) = (35, 35);
                     }
-                    self.event(world, Event::Message(message));
+                    let counts = at == 0 || matches!(message, Message::Word(Word::Ack(_)));
+                    if counts {
+                        self.event(world, Event::Message(message));
+                    }
                 }
                 Ok(None) => return,
                 Err(error) => {
@@ -230,62 +325,51 @@ impl Process {
         }
     }
 
+    fn answered(&mut self, world: &mut World, generation: u64, answer: Answer) {
+        let generation = match (&self.role, world.is(Break::AnyAnswer)) {
+            (Role::Primary(driver), true) => driver.primary.generation() + 1,
+            (_, _) => generation,
+        };
+        self.event(world, Event::Arbiter { generation, answer });
+    }
+
     fn event(&mut self, world: &mut World, event: Event) {
         let now_ms = self.now_ms(world);
         let actions = match &mut self.role {
             Role::Primary(driver) => driver.primary.step(now_ms, event),
-            Role::Backup(driver) => {
-                let closed = event == Event::Closed;
-                let mut actions = driver.backup.step(now_ms, event);
-                if closed && world.is(Break::TrustClosedStream) {
-                    actions.extend(driver.backup.step(now_ms, Event::PeerGone));
-                }
-                actions
-            }
+            Role::Backup(driver) => driver.event(world, now_ms, event),
             Role::Ended => vec![],
         };
         self.todo.extend(actions);
     }
 
     fn command(&mut self, world: &mut World, command: Command) {
-        let (host, id) = (self.host, self.id);
+        let host = self.host;
         world.say(|| format!("host {host} is asked: {command:?}"));
-        let now_ms = self.clock.ms(world);
-        let Role::Primary(driver) = &mut self.role else { return };
-        match command {
-            Command::Join => {
-                let other = 1 - host;
-                let free = world.process[other] != 0 && driver.can_join() && self.link.is_none();
-                if free && world.process[host] == id {
-                    let stream = world.connect(host, other);
-                    self.link = Some((stream, 0, Link::primary(driver.primary.generation())));
-                    let process = world.process[other];
-                    let what = Inbox::Accept { stream };
-                    world.after(10, Due::Arrive { host: other, process, what });
-                    self.todo.extend(driver.join(stream, now_ms));
-                }
-            }
-            Command::Disable => {
-                self.todo.extend(driver.primary.disable(now_ms).unwrap_or_default());
-            }
-            Command::Failover => driver.fail_over(),
+        let now_ms = world.clock_ms(self.host);
+        if let Role::Primary(driver) = &mut self.role {
+            self.todo.extend(driver.command(now_ms, command));
         }
     }
 
     fn act(&mut self, world: &mut World, action: Action) {
         let (host, id) = (self.host, self.id);
-        let now_ms = self.clock.ms(world);
+        let now_ms = world.clock_ms(host);
         match action {
             Action::Send(message) => self.send(world, &message),
-            Action::SendHeartbeat(heartbeat) => world.datagram(host, &heartbeat.to_bytes()),
-            Action::CloseStream => {
-                if let Some((stream, end, _)) = self.link.take() {
-                    world.close(stream, end);
+            Action::SendHeartbeat(heartbeat) => {
+                if let Some(peer) = self.beats.peer {
+                    let from = Port { host, port: self.beats.port };
+                    world.datagram(from, peer, &heartbeat.to_bytes());
                 }
             }
+            Action::CloseStream => self.close_links(world),
             Action::AskArbiter { generation } => world.ask_arbiter(host, generation),
             Action::Report(happening) => {
                 world.say(|| format!("host {host} (process {id}): {happening}"));
+                if let Role::Primary(driver) = &mut self.role {
+                    driver.standbys.observe(now_ms, &happening);
+                }
             }
             Action::Halt(_) if world.is(Break::StayAfterHalt) => self.stay(world),
             Action::Halt(_) => self.role = Role::Ended,
@@ -294,7 +378,7 @@ impl Process {
                 let actions = match &mut self.role {
                     Role::Primary(driver) => driver.act(world, now_ms, action),
                     Role::Backup(driver) => {
-                        let stream = self.link.as_ref().map(|link| link.0);
+                        let stream = self.links.first().map(|link| link.stream);
                         driver.act(world, now_ms, stream, action)
                     }
                     Role::Ended => vec![],
@@ -304,8 +388,14 @@ impl Process {
         }
     }
 
+    fn close_links(&mut self, world: &mut World) {
+        for Connection { stream, end, .. } in self.links.drain(..) {
+            world.close(stream, end);
+        }
+    }
+
     fn send(&mut self, world: &mut World, message: &Message) {
-        if let Some((stream, end, link)) = &mut self.link {
+        for Connection { stream, end, link } in &mut self.links {
             let bytes = link.seal(message).expect("within all bounds");
             world.send(*stream, *end, Some(bytes));
         }
@@ -323,7 +413,9 @@ impl Process {
         let Role::Backup(driver) = role else { return };
         world.say(|| format!("host {} goes live in generation {generation}", self.host));
         world.checker.takeovers += 1;
-        let (host, id, clock) = (self.host, self.id, self.clock);
-        self.role = Role::Primary(Box::new(driver.take_over(world, host, id, clock, generation)));
+        let mut driver = driver.take_over(world, self.host, self.id, generation);
+        let now_ms = world.clock_ms(self.host);
+        driver.standbys.observe(now_ms, &ft::Happening::Live { generation });
+        self.role = Role::Primary(Box::new(driver));
     }
 }

@@ -1,18 +1,20 @@
-//! A driver for the primary, as a real one would be: it runs the machine, records it, keeps the
-//! gate, and carries outputs out.
+//! A driver for the primary, as a real one would be: it keeps the gate, carries outputs out, and
+//! joins the standbys that the policy names. How the machine runs and is recorded is in `engine`.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use ft::prologue::LogStart;
 use ft::{
-    AckMode, Action, Assumptions, BlockOp, Chunk, DigestMode, EndReason, Event, Gate, Input,
-    Output, Primary, PrimaryState, Prologue, Recorder, Settings, Trail, Weight,
+    AckMode, Action, Assumptions, BlockOp, DigestMode, Event, Gate, Happening, Input, Message,
+    Output, Primary, PrimaryState, Prologue, Settings, SoloReason, Standbys, Trail, Weight,
 };
 
 use crate::breaks::Break;
-use crate::host::{Clock, Inbox};
+use crate::engine::Log;
+use crate::host::{Command, Inbox};
+use crate::queue::{Due, Write};
 use crate::toy::{Emitted, Toy};
-use crate::world::{Due, World, Write};
+use crate::world::World;
 
 /// An output on its way out.
 pub struct Item {
@@ -31,53 +33,53 @@ impl Weight for Item {
 
 pub struct PrimaryDriver {
     pub primary: Primary,
+    pub standbys: Standbys,
     pub machine: Toy,
-    host: usize,
-    process: u64,
-    clock: Clock,
+    pub(crate) host: usize,
+    pub(crate) process: u64,
     /// Machine time and local time at the same instant.
-    time_base: (u64, u64),
+    pub(crate) time_base: (u64, u64),
     settings: Settings,
-    recorder: Option<Recorder>,
-    stream: usize,
-    gate: Gate<Item>,
+    pub(crate) log: Log,
+    pub(crate) stream: usize,
+    pub(crate) gate: Gate<Item>,
     gate_closed: bool,
     /// Allowed to leave, in order.
     leaving: VecDeque<Item>,
     held: bool,
     in_flight: BTreeMap<u64, bool>,
-    inputs: VecDeque<Input>,
-    confirmed: u64,
-    recorded_confirmed: u64,
-    pending_delta: Option<Vec<u8>>,
-    stopped: bool,
-    stalled: bool,
+    pub(crate) inputs: VecDeque<Input>,
+    pub(crate) confirmed: u64,
+    pub(crate) recorded_confirmed: u64,
+    pub(crate) pending_delta: Option<Vec<u8>>,
+    pub(crate) stopped: bool,
+    pub(crate) suspended: bool,
+    pub(crate) stalled: bool,
     failing_over: bool,
     /// The worker that carries outputs out is slow until then.
     busy_until_us: u64,
-    next_join_us: u64,
 }
 
 impl PrimaryDriver {
     pub fn new(
         world: &World,
-        place: (usize, u64, Clock),
+        (host, process): (usize, u64),
         primary: Primary,
+        standbys: Standbys,
         machine: Toy,
         settings: Settings,
     ) -> Self {
-        let (host, process, clock) = place;
         let mut gate = Gate::new(1 << 20);
         gate.release(u64::MAX, 0);
         Self {
             primary,
+            standbys,
             host,
             process,
-            clock,
-            time_base: (machine.last_time_ns(), clock.us(world)),
+            time_base: (machine.last_time_ns(), world.clock_us(host)),
             machine,
             settings,
-            recorder: None,
+            log: Log::None,
             stream: 0,
             gate,
             gate_closed: false,
@@ -89,10 +91,10 @@ impl PrimaryDriver {
             recorded_confirmed: 0,
             pending_delta: None,
             stopped: false,
+            suspended: false,
             stalled: false,
             failing_over: false,
             busy_until_us: 0,
-            next_join_us: 0,
         }
     }
 
@@ -106,10 +108,6 @@ impl PrimaryDriver {
         self.leaving.extend(items);
     }
 
-    pub fn can_join(&self) -> bool {
-        self.primary.state() == PrimaryState::Solo && self.leaving.is_empty()
-    }
-
     pub fn open_sectors(&self) -> Vec<u64> {
         let open = self.machine.devices.open.values();
         open.filter_map(|output| match output {
@@ -119,37 +117,71 @@ impl PrimaryDriver {
         .collect()
     }
 
-    pub fn join(&mut self, stream: usize, now_ms: u64) -> Vec<Action> {
+    /// The stream to a standby is open. Nothing, if nobody is wanted any more.
+    pub fn join(&mut self, stream: usize, now_ms: u64) -> Option<Vec<Action>> {
+        if !self.standbys.is_join_wanted() {
+            return None;
+        }
         self.stream = stream;
-        let prologue = Prologue {
+        self.primary.join(now_ms, self.prologue(0)).ok()
+    }
+
+    fn prologue(&self, generation: u64) -> Prologue {
+        Prologue {
             assumptions: Assumptions::new("simulated", 7),
             vm_id: [0; 16],
-            generation: 0,
+            generation,
             start: LogStart::Delta,
             digest_mode: DigestMode::EveryChunk,
             settings: self.settings.clone(),
             arbiter: String::from("simulated"),
             machine: vec![],
             cpuid: vec![],
-        };
-        self.primary.join(now_ms, prologue).unwrap_or_default()
-    }
-
-    pub fn fail_over(&mut self) {
-        if self.primary.state() == PrimaryState::Protected {
-            self.failing_over = true;
-            self.stopped = true;
         }
     }
 
-    pub fn tick(&mut self, world: &mut World, now_ms: u64) -> Vec<Action> {
+    /// A wrong driver greets a second standby while it joins a first one.
+    pub fn second_hello(&self) -> Vec<Action> {
+        let prologue = Prologue { vm_id: [9; 16], ..self.prologue(self.primary.generation()) };
+        vec![Action::Send(Message::Hello(Box::new(prologue)))]
+    }
+
+    pub fn command(&mut self, now_ms: u64, command: Command) -> Vec<Action> {
+        match command {
+            Command::Disable => {
+                self.standbys.disable();
+                return self.primary.disable(now_ms).unwrap_or_default();
+            }
+            Command::Enable => self.standbys.enable(None),
+            Command::Failover => {
+                if self.primary.state() == PrimaryState::Protected {
+                    self.failing_over = true;
+                    self.stopped = true;
+                }
+            }
+            Command::Move(to) => {
+                let protects = self.primary.state() == PrimaryState::Protected;
+                if protects && to != self.host {
+                    self.standbys.enable(Some(&address(to)));
+                    return self.primary.disable(now_ms).unwrap_or_default();
+                }
+            }
+            Command::Standbys(hosts) => {
+                let list: Vec<String> =
+                    hosts.into_iter().filter(|to| *to != self.host).map(address).collect();
+                self.standbys.replace(list.iter().map(String::as_str)).expect("each once");
+            }
+            Command::Suspend(suspended) => {
+                self.standbys.suspend(suspended);
+                self.suspended = suspended;
+            }
+        }
+        vec![]
+    }
+
+    /// Also says which host is to be joined, if any.
+    pub fn tick(&mut self, world: &mut World, now_ms: u64) -> (Vec<Action>, Option<usize>) {
         let mut actions = self.primary.tick(now_ms);
-        let solo = self.primary.state() == PrimaryState::Solo;
-        if solo && world.now_us >= self.next_join_us {
-            self.next_join_us = world.now_us + world.rng.range(50_000, 600_000);
-            let what = Inbox::Command(crate::host::Command::Join);
-            world.after(1, Due::Arrive { host: self.host, process: self.process, what });
-        }
         if self.failing_over && self.primary.state() != PrimaryState::Protected {
             self.failing_over = false;
             self.stopped = self.primary.state() != PrimaryState::Solo;
@@ -157,143 +189,29 @@ impl PrimaryDriver {
         let idle = self.gate.is_empty() && self.leaving.is_empty() && self.in_flight.is_empty();
         if self.failing_over && idle && self.pending_delta.is_none() {
             self.failing_over = false;
-            self.record_confirmed();
-            let moment = self.machine.moment;
-            if let Some(recorder) = &mut self.recorder {
-                recorder.end(moment, EndReason::Failover);
-            }
-            actions.extend(self.cut(world, now_ms));
+            actions.extend(self.end_log(world, now_ms));
             actions.extend(self.primary.failover(now_ms).unwrap_or_default());
         }
-        actions
+        (actions, self.whom_to_join(world, now_ms))
     }
 
-    fn now_ns(&self, world: &World) -> u64 {
-        let (base_ns, base_us) = self.time_base;
-        base_ns + (self.clock.us(world) - base_us) * 1000
-    }
-
-    /// Runs the machine to its next moment.
-    pub fn step(&mut self, world: &mut World, now_ms: u64) -> Vec<Action> {
-        let delay_us = world.rng.range(3_000, 12_000);
-        let (host, process) = (self.host, self.process);
-        world.after(delay_us, Due::Arrive { host, process, what: Inbox::Step });
-        if let Some(vcpu) = self.pending_delta.take() {
-            return self.finish_delta(world, now_ms, vcpu);
+    fn whom_to_join(&mut self, world: &World, now_ms: u64) -> Option<usize> {
+        if world.is(Break::Eager) && self.primary.state() == PrimaryState::Holding {
+            // A wrong driver does not wait for the arbiter.
+            self.stay(world);
+            self.standbys.enable(None);
+            let (generation, why) = (self.primary.generation(), SoloReason::Won);
+            self.standbys.observe(now_ms, &Happening::Solo { generation, why });
         }
-        if self.stopped || self.stalled || self.gate.is_over_limit() {
-            return vec![];
-        }
-        if world.rng.per_mille(200) {
-            let bytes = world.rng.next().to_le_bytes().to_vec();
-            self.inputs.push_back(Input::Packet { device: 0, bytes });
-        }
-        if world.rng.per_mille(100) {
-            self.inputs.push_back(Input::Tick { now_ns: self.now_ns(world) });
-        }
-        if self.recorder.is_some() && world.rng.per_mille(80) {
-            return self.start_delta(world, now_ms);
-        }
-        let before = self.machine.devices.total;
-        let exit = self.machine.run();
-        let (moment, registers) = (self.machine.moment, self.machine.register_digest());
-        let now_ns = self.now_ns(world);
-        if let Some(recorder) = &mut self.recorder {
-            recorder.register_digest(moment, registers);
-            world.checker.recorded(self.stream, moment, registers);
-        }
-        let mut emitted = vec![];
-        let recorder = &mut self.recorder;
-        let handled = self.machine.handle(exit, &mut emitted, || {
-            if let Some(recorder) = recorder {
-                recorder.input(moment, &Input::TimeRead { now_ns }).map_err(drop)?;
-            }
-            Ok::<_, ()>(now_ns)
-        });
-        handled.expect("a time read is small");
-        self.out(world, before, emitted);
-        self.apply_inputs(world);
-        self.record_confirmed();
-        self.cut(world, now_ms)
-    }
-
-    fn apply_inputs(&mut self, world: &mut World) {
-        // The time of a tick that waited is older than times that were read since.
-        let moment = self.machine.moment;
-        while let Some(mut input) = self.inputs.pop_front() {
-            if let Input::Tick { now_ns } = &mut input {
-                *now_ns = self.now_ns(world);
-            }
-            if let Some(recorder) = &mut self.recorder {
-                recorder.input(moment, &input).expect("inputs are small");
-            }
-            let before = self.machine.devices.total;
-            let mut emitted = vec![];
-            self.machine.apply(&input, &mut emitted);
-            self.out(world, before, emitted);
-        }
-    }
-
-    /// The guest was kicked out in the middle of an interval.
-    fn start_delta(&mut self, world: &mut World, now_ms: u64) -> Vec<Action> {
-        let (moment, state) = (self.machine.moment, self.machine.state_digest());
-        self.machine.run_partly(world.rng.next());
-        let pages = self.machine.take_dirty(false);
-        let vcpu = self.machine.save_vcpu();
-        if let Some(recorder) = &mut self.recorder {
-            recorder.pages(moment, pages);
-        }
-        if world.rng.per_mille(400) {
-            // A large delta: the pages are on their way before the state is.
-            self.pending_delta = Some(vcpu);
-            return self.cut_at(world, now_ms, state);
-        }
-        self.finish_delta(world, now_ms, vcpu)
-    }
-
-    fn finish_delta(&mut self, world: &mut World, now_ms: u64, vcpu: Vec<u8>) -> Vec<Action> {
-        self.machine.moment += 1;
-        let moment = self.machine.moment;
-        if let Some(recorder) = &mut self.recorder {
-            recorder.delta(moment, vcpu, None).expect("states are small");
-        }
-        self.apply_inputs(world);
-        self.record_confirmed();
-        self.cut(world, now_ms)
-    }
-
-    fn record_confirmed(&mut self) {
-        if let Some(recorder) = &mut self.recorder
-            && self.confirmed > self.recorded_confirmed
-        {
-            self.recorded_confirmed = self.confirmed;
-            recorder.released(self.machine.moment, self.confirmed);
-        }
-    }
-
-    fn cut(&mut self, world: &mut World, now_ms: u64) -> Vec<Action> {
-        let state = self.machine.state_digest();
-        self.cut_at(world, now_ms, state)
-    }
-
-    fn cut_at(&mut self, world: &mut World, now_ms: u64, state: u64) -> Vec<Action> {
-        let moment = self.machine.moment;
-        let chunks: Vec<Chunk> = match &mut self.recorder {
-            Some(recorder) => recorder.cut(moment),
-            None => vec![],
-        };
-        if let Some(last) = chunks.last() {
-            world.checker.cut(self.stream, last.number, state);
-        }
-        let chunks = chunks.into_iter();
-        chunks.flat_map(|chunk| self.primary.append(now_ms, chunk)).collect()
+        let join = self.standbys.tick(now_ms)?;
+        join.standby.strip_prefix("host").and_then(|number| number.parse().ok())
     }
 
     /// Outputs of the machine: into the gate, or on their way.
-    fn out(&mut self, world: &mut World, before: Trail, emitted: Vec<Emitted>) {
+    pub(crate) fn out(&mut self, world: &mut World, before: Trail, emitted: Vec<Emitted>) {
         world.checker.emitted(before, &emitted, world.now_us);
         for Emitted { total, output } in emitted {
-            let noted = self.recorder.as_mut().map(|recorder| recorder.output(&output));
+            let noted = self.log.whole().map(|recorder| recorder.output(&output));
             let (sequence, chunk) = noted.map_or((0, 0), |noted| (noted.sequence, noted.chunk));
             let gated = output.is_gated();
             let item = Item { total: Some(total), sequence, output };
@@ -312,7 +230,7 @@ impl PrimaryDriver {
     }
 
     pub fn has_work(&self, world: &World) -> bool {
-        let may = self.primary.may_carry_out(self.clock.ms(world));
+        let may = self.primary.may_carry_out(world.clock_ms(self.host));
         may && !self.held && !self.leaving.is_empty() && world.now_us >= self.busy_until_us
     }
 
@@ -322,18 +240,17 @@ impl PrimaryDriver {
         if self.held || !may || world.now_us < self.busy_until_us {
             return false;
         }
+        if self.leaving.is_empty() {
+            return false;
+        }
         if world.rng.per_mille(world.lazy) {
             let delay_us = world.rng.range(100, 25_000);
             self.busy_until_us = world.now_us + delay_us;
             world.after(delay_us, Due::Work { host: self.host, process: self.process });
         }
-        match self.leaving.pop_front() {
-            Some(item) => {
-                self.carry_out(world, item);
-                true
-            }
-            None => false,
-        }
+        let Some(item) = self.leaving.pop_front() else { return false };
+        self.carry_out(world, item);
+        true
     }
 
     fn carry_out(&mut self, world: &mut World, item: Item) {
@@ -347,30 +264,11 @@ impl PrimaryDriver {
             world.checker.effect(process, generation, item.total, world.now_us);
             self.confirmed = self.confirmed.max(item.sequence);
         }
-        let delay_us = world.rng.range(200, 20_000) + 40_000 * u64::from(world.rng.per_mille(200));
         match item.output {
-            Output::Block { token, op, .. } => {
-                let mut data = vec![];
-                match op {
-                    BlockOp::Write { sector, data } => {
-                        let value = u64::from_le_bytes(data.try_into().unwrap());
-                        let write = Write { process, generation, sector, value };
-                        let busy_us = &mut world.busy_until_us[host];
-                        *busy_us = (world.now_us + delay_us).max(*busy_us);
-                        world.after(delay_us, Due::Landed(write));
-                    }
-                    BlockOp::Read { sector, .. } => {
-                        data = world.disk.get(&sector).unwrap_or(&0).to_le_bytes().to_vec();
-                    }
-                    BlockOp::Flush => {}
-                }
-                self.in_flight.insert(token, true);
-                let what = Inbox::DiskDone { token, data };
-                let done_us = delay_us + world.rng.range(1, 500);
-                world.after(done_us, Due::Arrive { host, process, what });
-            }
+            Output::Block { token, op, .. } => self.disk_request(world, token, op),
             Output::Entropy { .. } => {
                 let what = Inbox::Entropy(world.rng.next().to_le_bytes()[..4].to_vec());
+                let delay_us = world.rng.range(200, 20_000);
                 world.after(delay_us, Due::Arrive { host, process, what });
             }
             Output::Packet { .. }
@@ -380,6 +278,30 @@ impl PrimaryDriver {
             | Output::Reset
             | Output::PowerOff => {}
         }
+    }
+
+    fn disk_request(&mut self, world: &mut World, token: u64, op: BlockOp) {
+        let generation = self.primary.generation();
+        let (host, process) = (self.host, self.process);
+        let delay_us = world.disk_delay_us(host);
+        let mut data = vec![];
+        match op {
+            BlockOp::Write { sector, data } => {
+                let value = u64::from_le_bytes(data.try_into().unwrap());
+                let write = Write { process, generation, sector, value };
+                let busy_us = &mut world.hosts[host].busy_until_us;
+                *busy_us = (world.now_us + delay_us).max(*busy_us);
+                world.after(delay_us, Due::Landed(write));
+            }
+            BlockOp::Read { sector, .. } => {
+                data = world.disk.get(&sector).unwrap_or(&0).to_le_bytes().to_vec();
+            }
+            BlockOp::Flush => {}
+        }
+        self.in_flight.insert(token, true);
+        let what = Inbox::DiskDone { token, data };
+        let done_us = delay_us + world.rng.range(1, 500);
+        world.after(done_us, Due::Arrive { host, process, what });
     }
 
     /// A disk request or an ask for entropy was answered.
@@ -407,12 +329,14 @@ impl PrimaryDriver {
 
     pub fn act(&mut self, world: &mut World, now_ms: u64, action: Action) -> Vec<Action> {
         match action {
-            Action::StartJoin => return self.start_join(world, now_ms),
+            Action::StartJoin => self.start_join(),
             Action::CloseGate => {
-                for item in std::mem::take(&mut self.leaving) {
-                    self.carry_out(world, item);
+                if !world.is(Break::LeaveBehind) {
+                    for item in std::mem::take(&mut self.leaving) {
+                        self.carry_out(world, item);
+                    }
                 }
-                self.gate_closed = true;
+                self.gate_closed = !world.is(Break::LateGate);
                 self.gate.restart();
             }
             Action::Release { through } => {
@@ -421,6 +345,7 @@ impl PrimaryDriver {
                     let last = released.last().map_or(0, |item| item.sequence);
                     self.confirmed = self.confirmed.max(last);
                 }
+                self.gate_closed = true;
                 self.leaving.extend(released);
             }
             Action::Hold => {
@@ -438,37 +363,35 @@ impl PrimaryDriver {
     fn go_solo(&mut self, world: &mut World, generation: u64) {
         world.checker.went_live(self.process, generation, self.machine.devices.total);
         world.checker.wins += 1;
-        let released = self.gate.release(u64::MAX, world.now_us);
-        self.leaving.extend(released);
-        self.gate_closed = false;
-        self.held = false;
+        self.open_gate(world);
         self.stopped = false;
         self.failing_over = false;
         self.pending_delta = None;
-        self.recorder = None;
+        if world.is(Break::OldGeneration) && generation > 1 {
+            self.primary = Primary::new(world.clock_ms(self.host), [9; 16], generation - 1);
+        }
     }
 
-    /// A wrong driver: it behaves as if it had won.
-    pub fn stay(&mut self, world: &mut World) {
-        let generation = self.primary.generation();
-        self.primary = Primary::new(self.clock.ms(world), [0; 16], generation);
+    /// Nobody is to be waited for.
+    fn open_gate(&mut self, world: &World) {
         let released = self.gate.release(u64::MAX, world.now_us);
         self.leaving.extend(released);
         self.gate_closed = false;
         self.held = false;
-        self.recorder = None;
-        self.next_join_us = u64::MAX;
+        self.log = Log::None;
+        // They are of a log that has ended.
+        self.leaving.iter_mut().for_each(|item| item.sequence = 0);
     }
 
-    fn start_join(&mut self, world: &mut World, now_ms: u64) -> Vec<Action> {
-        let mut recorder = Recorder::new(self.machine.moment, DigestMode::EveryChunk);
-        recorder.pages(self.machine.moment, self.machine.take_dirty(true));
-        self.machine.moment += 1;
-        let (vcpu, devices) = (self.machine.save_vcpu(), self.machine.save_machine());
-        recorder.delta(self.machine.moment, vcpu, Some(devices)).expect("states are small");
-        self.recorder = Some(recorder);
-        self.confirmed = 0;
-        self.recorded_confirmed = 0;
-        self.cut(world, now_ms)
+    /// A wrong driver: it behaves as if it had won.
+    pub fn stay(&mut self, world: &World) {
+        let generation = self.primary.generation();
+        self.primary = Primary::new(world.clock_ms(self.host), [9; 16], generation);
+        self.open_gate(world);
+        self.standbys.disable();
     }
+}
+
+pub fn address(host: usize) -> String {
+    format!("host{host}")
 }

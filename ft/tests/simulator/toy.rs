@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::rng::mix;
 
-pub const PAGES: u64 = 6;
+pub const PAGES: u64 = 10;
 const SECTORS: u64 = 8;
 
 /// How the guest left, and what it wants.
@@ -59,7 +59,7 @@ impl Toy {
         Self {
             moment: 0,
             registers: mix(seed),
-            memory: (0..PAGES).map(|page| mix(seed ^ page)).collect(),
+            memory: (0..PAGES).map(|page| mix(seed ^ page) * (page & 1)).collect(),
             devices: Devices::default(),
             dirty: BTreeSet::new(),
         }
@@ -95,7 +95,8 @@ impl Toy {
     fn touch(&mut self, salt: u64) {
         let page = self.registers % PAGES;
         let word = &mut self.memory[page as usize];
-        *word = mix(*word ^ self.registers);
+        // Now and then a page is cleared.
+        *word = if self.registers >> 40 & 7 == 0 { 0 } else { mix(*word ^ self.registers) };
         self.registers = mix(self.registers ^ *word ^ salt);
         self.dirty.insert(page);
     }
@@ -217,17 +218,19 @@ impl Toy {
         postcard::to_allocvec(&self.devices).unwrap()
     }
 
-    /// The pages written since the last delta (all of them for a join).
-    pub fn take_dirty(&mut self, all: bool) -> Vec<(u64, Page)> {
-        let dirty = std::mem::take(&mut self.dirty);
-        (0..PAGES)
-            .filter(|page| all || dirty.contains(page))
-            .map(|page| {
-                let mut bytes = [0; PAGE_SIZE];
-                bytes[..8].copy_from_slice(&self.memory[page as usize].to_le_bytes());
-                (page, Page::from_bytes(&bytes))
-            })
-            .collect()
+    /// The pages written since this was last asked.
+    pub fn take_dirty(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.dirty).into_iter().collect()
+    }
+
+    pub fn dirty_count(&self) -> usize {
+        self.dirty.len()
+    }
+
+    pub fn page(&self, page: u64) -> Page {
+        let mut bytes = [0; PAGE_SIZE];
+        bytes[..8].copy_from_slice(&self.memory[page as usize].to_le_bytes());
+        Page::from_bytes(&bytes)
     }
 
     pub fn load_page(&mut self, page: u64, content: &Page) {

@@ -1,137 +1,97 @@
-//! Everything around the two processes: virtual time, the network, the arbiter, the shared disk.
+//! Everything around the processes: virtual time, the hosts they run on, the arbiter, the shared
+//! disk. The network is in `network`.
 
-use std::cmp::Ordering;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BTreeMap;
 
 use ft::Answer;
 
+use crate::breaks::Break;
 use crate::checker::Checker;
 use crate::host::Inbox;
+use crate::network::Network;
+use crate::queue::{Due, Queue};
 use crate::rng::Rng;
 
-/// What can be due.
+/// A host's kernel, clock and hardware.
 #[derive(Debug)]
-pub enum Due {
-    /// A process has something to do.
-    Work { host: usize, process: u64 },
-    /// Something arrives in a process's inbox.
-    Arrive { host: usize, process: u64, what: Inbox },
-    /// The next segment of a stream arrives.
-    Segment { stream: usize, from: usize },
-    /// A datagram arrives.
-    Datagram { from: usize, to: usize, bytes: Vec<u8> },
-    /// A question reaches the arbiter.
-    Asked { host: usize, process: u64, generation: u64 },
-    /// A disk write takes effect.
-    Landed(Write),
-    /// The kernel of a killed process closes its sockets.
-    Buried { host: usize, process: u64 },
-    /// Something goes wrong, or is asked for.
-    Fault(crate::faults::Fault),
-}
-
-#[derive(Clone, Debug)]
-pub struct Write {
+pub struct Host {
+    /// The process there; 0 if there is none, `u64::MAX` while one is being buried.
     pub process: u64,
-    pub generation: u64,
-    pub sector: u64,
-    pub value: u64,
+    pub up: bool,
+    /// The datagram ports that the process has open.
+    pub ports: Vec<u64>,
+    pub clock: Clock,
+    /// Until when the kernel is busy with disk writes of the process there.
+    pub busy_until_us: u64,
+    /// Until when disk writes take as long as they ever may.
+    pub disk_slow_until_us: u64,
+    /// Until when the arbiter cannot be reached from here.
+    pub arbiter_out_until_us: u64,
+    /// Until when a backup here is slow.
+    pub lags_until_us: u64,
 }
 
-#[derive(Debug)]
-pub struct Stream {
-    /// Process at either end: 0 is the primary's, 1 the backup's.
-    pub process: [u64; 2],
-    pub hosts: [usize; 2],
-    /// Whether that end still reads.
-    pub open: [bool; 2],
-    queue: [std::collections::VecDeque<Option<Vec<u8>>>; 2],
-    last_us: [u64; 2],
-}
-
-/// Ordered by time, then by when it was put there.
-#[derive(Debug)]
-struct Entry {
-    at_us: u64,
-    number: u64,
-    due: Due,
-}
-
-impl PartialEq for Entry {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl Eq for Entry {}
-
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Entry {
-    fn cmp(&self, other: &Self) -> Ordering {
-        // The heap gives the greatest first.
-        (other.at_us, other.number).cmp(&(self.at_us, self.number))
-    }
+/// Clocks agree neither on the time nor quite on its speed.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    pub offset_us: u64,
+    pub per_mille: u64,
 }
 
 pub struct World {
     pub now_us: u64,
-    queue: BinaryHeap<Entry>,
-    next: u64,
+    queue: Queue,
     pub rng: Rng,
-    pub streams: Vec<Stream>,
-    /// Until when nothing gets from one host to the other.
-    pub cut_until_us: [[u64; 2]; 2],
-    pub datagram_loss: u64,
-    pub corrupt: u64,
-    pub delay_max_us: u64,
-    /// How slow those are who carry outputs out.
-    pub lazy: u64,
+    pub network: Network,
+    pub hosts: Vec<Host>,
     pub arbiter: Arbiter,
     pub disk: BTreeMap<u64, u64>,
-    /// The process on each host and whether its kernel is there.
-    pub process: [u64; 2],
-    pub host_up: [bool; 2],
+    /// The longest that a disk write may take.
+    pub disk_bound_us: u64,
     pub next_process: u64,
-    /// Until when the kernel is busy with disk writes of the process there.
-    pub busy_until_us: [u64; 2],
+    /// How slow those are who carry outputs out.
+    pub lazy: u64,
     /// Processes whose host died before their disk writes reached the disk.
     pub vanished: Vec<u64>,
     pub checker: Checker,
     pub trace: Option<Vec<String>>,
-    pub broken: Option<crate::breaks::Break>,
+    pub broken: Option<Break>,
 }
 
 /// One test-and-set per generation.
 #[derive(Debug, Default)]
 pub struct Arbiter {
     pub holders: BTreeMap<u64, u64>,
-    pub out_until_us: u64,
+    pub slow_until_us: u64,
+    pub slow_max_us: u64,
 }
 
 impl World {
-    pub fn new(seed: u64) -> Self {
+    pub fn new(mut rng: Rng, hosts: usize) -> Self {
+        let clocks: Vec<Clock> = (0..hosts)
+            .map(|_| Clock { offset_us: rng.range(0, 1 << 40), per_mille: rng.range(972, 1029) })
+            .collect();
+        let host = |clock| Host {
+            process: 0,
+            up: true,
+            ports: vec![],
+            clock,
+            busy_until_us: 0,
+            disk_slow_until_us: 0,
+            arbiter_out_until_us: 0,
+            lags_until_us: 0,
+        };
         Self {
             now_us: 0,
-            queue: BinaryHeap::new(),
-            next: 0,
-            rng: Rng::new(seed),
-            streams: vec![],
-            cut_until_us: [[0; 2]; 2],
-            datagram_loss: 10,
-            corrupt: 0,
-            delay_max_us: 500,
-            lazy: 0,
+            queue: Queue::default(),
+            rng,
+            network: Network::new(hosts),
+            hosts: clocks.into_iter().map(host).collect(),
             arbiter: Arbiter::default(),
             disk: BTreeMap::new(),
-            process: [0; 2],
-            host_up: [true; 2],
+            disk_bound_us: 60_000,
             next_process: 1,
-            busy_until_us: [0; 2],
+            lazy: 0,
             vanished: vec![],
             checker: Checker::default(),
             trace: None,
@@ -139,7 +99,7 @@ impl World {
         }
     }
 
-    pub fn is(&self, broken: crate::breaks::Break) -> bool {
+    pub fn is(&self, broken: Break) -> bool {
         self.broken == Some(broken)
     }
 
@@ -150,181 +110,67 @@ impl World {
     }
 
     pub fn after(&mut self, delay_us: u64, due: Due) {
-        self.next += 1;
-        self.queue.push(Entry { at_us: self.now_us + delay_us, number: self.next, due });
+        self.queue.push(self.now_us + delay_us, due);
     }
 
     pub fn pop(&mut self) -> Option<Due> {
-        let entry = self.queue.pop()?;
-        self.now_us = entry.at_us;
-        Some(entry.due)
+        let (at_us, due) = self.queue.pop()?;
+        self.now_us = at_us;
+        Some(due)
     }
 
-    fn delay(&mut self) -> u64 {
-        let max = self.delay_max_us;
-        self.rng.range(20, max)
+    /// The time on a host's clock.
+    pub fn clock_us(&self, host: usize) -> u64 {
+        let clock = self.hosts[host].clock;
+        clock.offset_us + self.now_us * clock.per_mille / 1000
     }
 
-    pub fn connect(&mut self, primary: usize, backup: usize) -> usize {
-        self.streams.push(Stream {
-            process: [self.process[primary], self.process[backup]],
-            hosts: [primary, backup],
-            open: [true; 2],
-            queue: Default::default(),
-            last_us: [0; 2],
-        });
-        self.streams.len() - 1
+    pub fn clock_ms(&self, host: usize) -> u64 {
+        self.clock_us(host) / 1000
     }
 
-    /// Puts bytes, or the end, on a stream. They arrive in order, in slices as the network likes.
-    pub fn send(&mut self, stream: usize, from: usize, bytes: Option<Vec<u8>>) {
-        let mut parts = vec![];
-        match bytes {
-            Some(bytes) if bytes.len() > 1 && self.rng.per_mille(100) => {
-                let (left, right) = bytes.split_at(self.rng.range(1, bytes.len() as u64) as usize);
-                parts.extend([Some(left.to_vec()), Some(right.to_vec())]);
-            }
-            bytes => parts.push(bytes),
-        }
-        for part in parts {
-            let delay_us = self.delay();
-            let Stream { queue, last_us, .. } = &mut self.streams[stream];
-            queue[from].push_back(part);
-            last_us[from] = last_us[from].max(self.now_us + delay_us);
-            let wait_us = last_us[from] - self.now_us;
-            self.after(wait_us, Due::Segment { stream, from });
-        }
-    }
-
-    pub fn segment(&mut self, stream: usize, from: usize) {
-        let to = 1 - from;
-        let [source, target] = [self.streams[stream].hosts[from], self.streams[stream].hosts[to]];
-        let cut_until_us = self.cut_until_us[source][target];
-        if cut_until_us > self.now_us {
-            // The network sends again until it gets through.
-            let wait_us = cut_until_us - self.now_us;
-            return self.after(wait_us, Due::Segment { stream, from });
-        }
-        let corrupt = self.rng.per_mille(self.corrupt);
-        let bit = self.rng.next() as usize;
-        let Some(part) = self.streams[stream].queue[from].pop_front() else {
-            return;
+    /// How long a disk request takes that is submitted on this host now.
+    pub fn disk_delay_us(&mut self, host: usize) -> u64 {
+        let slow = self.hosts[host].disk_slow_until_us > self.now_us;
+        let bound_us = match self.broken {
+            Some(Break::SlowWrites) => self.disk_bound_us * 8,
+            Some(_) | None => self.disk_bound_us,
         };
-        let process = self.streams[stream].process[to];
-        if !self.streams[stream].open[to] || self.process[target] != process {
-            return;
+        match (slow, self.rng.per_mille(200)) {
+            (true, _) => self.rng.range(bound_us * 3 / 4, bound_us),
+            (false, true) => self.rng.range(20_000, bound_us),
+            (false, false) => self.rng.range(200, 20_000),
         }
-        let what = match part {
-            Some(mut bytes) => {
-                if corrupt && !bytes.is_empty() {
-                    let bit = bit % (bytes.len() * 8);
-                    bytes[bit / 8] ^= 1 << (bit % 8);
-                    self.say(|| format!("a bit flips on the way to host {target}"));
-                }
-                Inbox::Bytes { stream, bytes }
-            }
-            None => {
-                self.streams[stream].open[to] = false;
-                Inbox::Closed { stream }
-            }
-        };
-        self.after(0, Due::Arrive { host: target, process, what });
-    }
-
-    /// One end closes: it hears nothing more, the other end hears the end after everything else.
-    pub fn close(&mut self, stream: usize, end: usize) {
-        if std::mem::take(&mut self.streams[stream].open[end]) {
-            self.send(stream, end, None);
-        }
-    }
-
-    pub fn datagram(&mut self, from: usize, bytes: &[u8]) {
-        let to = 1 - from;
-        let copies = 1 + u64::from(self.rng.per_mille(20));
-        for _ in 0..copies {
-            let delay_us = self.delay() + self.rng.range(0, 2000);
-            self.after(delay_us, Due::Datagram { from, to, bytes: bytes.to_vec() });
-        }
-    }
-
-    /// The sockets of a process are closed; `reset`: what it had sent last is lost with it.
-    pub fn close_all(&mut self, process: u64, reset: bool) {
-        for stream in 0..self.streams.len() {
-            for end in 0..2 {
-                if self.streams[stream].process[end] == process && self.streams[stream].open[end] {
-                    if reset {
-                        self.streams[stream].queue[end].clear();
-                    }
-                    self.close(stream, end);
-                }
-            }
-        }
-    }
-
-    /// The host of a process is gone: nobody closes anything, and what it had sent may be lost.
-    pub fn fall_silent(&mut self, process: u64) {
-        for stream in &mut self.streams {
-            for end in 0..2 {
-                if stream.process[end] == process {
-                    stream.open[end] = false;
-                    stream.queue[end].clear();
-                }
-            }
-        }
-    }
-
-    /// The network ends a stream, for one end or both.
-    pub fn reset(&mut self, stream: usize, ends: [bool; 2]) {
-        for (end, hit) in ends.into_iter().enumerate() {
-            if hit && self.streams[stream].open[end] {
-                self.streams[stream].queue[1 - end].clear();
-                self.send(stream, 1 - end, None);
-            }
-        }
-    }
-
-    /// Delivers a datagram, or the news that nobody listens.
-    pub fn arrive(&mut self, from: usize, to: usize, mut bytes: Vec<u8>) {
-        if self.cut_until_us[from][to] > self.now_us
-            || self.rng.per_mille(self.datagram_loss)
-            || !self.host_up[to]
-        {
-            return;
-        }
-        if self.process[to] == 0 {
-            let lost = self.cut_until_us[to][from] > self.now_us || self.rng.per_mille(100);
-            if !lost {
-                let (process, what) = (self.process[from], Inbox::Refused);
-                let delay_us = self.delay();
-                self.after(delay_us, Due::Arrive { host: from, process, what });
-            }
-            return;
-        }
-        if self.rng.per_mille(self.corrupt) {
-            let bit = self.rng.next() as usize % (bytes.len() * 8);
-            bytes[bit / 8] ^= 1 << (bit % 8);
-        }
-        let (process, what) = (self.process[to], Inbox::Datagram(bytes));
-        self.after(0, Due::Arrive { host: to, process, what });
     }
 
     /// A process asks the arbiter: the question takes a while to get there.
     pub fn ask_arbiter(&mut self, host: usize, generation: u64) {
-        let process = self.process[host];
-        let delay_us = self.rng.range(100, 10_000);
+        let process = self.hosts[host].process;
+        let delay_us = self.arbiter_delay();
         self.after(delay_us, Due::Asked { host, process, generation });
+    }
+
+    fn arbiter_delay(&mut self) -> u64 {
+        let slow = self.arbiter.slow_until_us > self.now_us;
+        let max_us = if slow { self.arbiter.slow_max_us } else { 10_000 };
+        self.rng.range(100, max_us)
     }
 
     /// The arbiter decides; the answer takes a while to get back.
     pub fn decide(&mut self, host: usize, process: u64, generation: u64) {
-        let out = self.arbiter.out_until_us > self.now_us || self.rng.per_mille(50);
+        let out_until_us = self.hosts[host].arbiter_out_until_us;
+        let out = out_until_us > self.now_us;
+        if out && self.rng.per_mille(300) {
+            // Storage that hangs: the question waits with it.
+            let wait_us = out_until_us - self.now_us;
+            return self.after(wait_us, Due::Asked { host, process, generation });
+        }
+        let out = out || self.rng.per_mille(50);
         // The claim may have been made even though the answer is lost.
         let claimed = !out || self.rng.per_mille(500);
         let holder = match self.arbiter.holders.get(&generation) {
             Some(holder) => *holder,
             None if claimed => {
-                // It decides for one that has died since: that is a second failure.
-                self.checker.excused |= self.process[host] != process;
                 self.arbiter.holders.insert(generation, process);
                 process
             }
@@ -333,14 +179,12 @@ impl World {
         let answer = match (out, holder == process) {
             (true, _) => Answer::Unreachable,
             (false, true) => Answer::Won,
-            (false, false) if self.is(crate::breaks::Break::NoArbiter) => Answer::Won,
+            (false, false) if self.is(Break::NoArbiter) => Answer::Won,
             (false, false) => Answer::Lost,
         };
         self.say(|| format!("the arbiter on generation {generation} for host {host}: {answer:?}"));
-        let delay_us = self.rng.range(100, 10_000);
-        self.after(
-            delay_us,
-            Due::Arrive { host, process, what: Inbox::Answer { generation, answer } },
-        );
+        let delay_us = self.arbiter_delay();
+        let what = Inbox::Answer { generation, answer };
+        self.after(delay_us, Due::Arrive { host, process, what });
     }
 }

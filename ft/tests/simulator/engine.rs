@@ -1,0 +1,244 @@
+//! How the primary's driver runs its machine, records it, and copies it to a standby while it runs.
+
+use std::collections::VecDeque;
+
+use ft::{Action, Chunk, DigestMode, EndReason, Input, Page, Recorder, Trail};
+
+use crate::breaks::Break;
+use crate::host::Inbox;
+use crate::primary_driver::PrimaryDriver;
+use crate::queue::Due;
+use crate::toy::PAGES;
+use crate::world::World;
+
+/// What is written down of the machine.
+pub enum Log {
+    /// Nothing.
+    None,
+    /// Pages only: it is being copied to a standby, and runs on.
+    Copying(Copying),
+    /// Everything.
+    Whole(Recorder),
+}
+
+/// A copy under way.
+pub struct Copying {
+    recorder: Recorder,
+    /// Pages of this round that are still to be sent.
+    left: VecDeque<u64>,
+    rounds: u32,
+}
+
+/// Rounds after which the machine is stopped for the rest, however much it is.
+const ROUNDS_MAX: u32 = 4;
+
+impl Log {
+    /// The recorder, where everything is recorded.
+    pub fn whole(&mut self) -> Option<&mut Recorder> {
+        match self {
+            Self::Whole(recorder) => Some(recorder),
+            Self::None | Self::Copying(_) => None,
+        }
+    }
+
+    fn recorder(&mut self) -> Option<&mut Recorder> {
+        match self {
+            Self::Whole(recorder) => Some(recorder),
+            Self::Copying(copying) => Some(&mut copying.recorder),
+            Self::None => None,
+        }
+    }
+}
+
+impl PrimaryDriver {
+    fn now_ns(&self, world: &World) -> u64 {
+        let (base_ns, base_us) = self.time_base;
+        base_ns + (world.clock_us(self.host) - base_us) * 1000
+    }
+
+    /// Runs the machine to its next moment.
+    pub fn step(&mut self, world: &mut World, now_ms: u64) -> Vec<Action> {
+        let delay_us = world.rng.range(3_000, 12_000);
+        let (host, process) = (self.host, self.process);
+        world.after(delay_us, Due::Arrive { host, process, what: Inbox::Step });
+        if let Some(vcpu) = self.pending_delta.take() {
+            return self.finish_delta(world, now_ms, vcpu);
+        }
+        let copies = matches!(self.log, Log::Copying(_));
+        // While a machine is copied it is the copying that stops for a full log.
+        let stalled = self.stalled && !copies;
+        if self.stopped || self.suspended || stalled || self.gate.is_over_limit() {
+            return if copies { self.copy(world, now_ms) } else { vec![] };
+        }
+        if world.rng.per_mille(200) {
+            let bytes = world.rng.next().to_le_bytes().to_vec();
+            self.inputs.push_back(Input::Packet { device: 0, bytes });
+        }
+        if world.rng.per_mille(100) {
+            self.inputs.push_back(Input::Tick { now_ns: self.now_ns(world) });
+        }
+        if self.log.whole().is_some() && world.rng.per_mille(80) {
+            return self.start_delta(world, now_ms);
+        }
+        self.run(world);
+        self.apply_inputs(world);
+        self.record_confirmed();
+        match copies {
+            true => self.copy(world, now_ms),
+            false => self.cut(world, now_ms),
+        }
+    }
+
+    fn run(&mut self, world: &mut World) {
+        let before = self.machine.devices.total;
+        let exit = self.machine.run();
+        let (moment, registers) = (self.machine.moment, self.machine.register_digest());
+        let now_ns = self.now_ns(world);
+        let mut recorder = self.log.whole();
+        if let Some(recorder) = &mut recorder {
+            recorder.register_digest(moment, registers);
+            world.checker.recorded(self.stream, moment, registers);
+        }
+        let mut emitted = vec![];
+        let handled = self.machine.handle(exit, &mut emitted, || {
+            if let Some(recorder) = &mut recorder {
+                recorder.input(moment, &Input::TimeRead { now_ns }).map_err(drop)?;
+            }
+            Ok::<_, ()>(now_ns)
+        });
+        handled.expect("a time read is small");
+        self.out(world, before, emitted);
+    }
+
+    fn apply_inputs(&mut self, world: &mut World) {
+        // The time of a tick that waited is older than times that were read since.
+        let moment = self.machine.moment;
+        while let Some(mut input) = self.inputs.pop_front() {
+            if let Input::Tick { now_ns } = &mut input {
+                *now_ns = self.now_ns(world);
+            }
+            if let Some(recorder) = self.log.whole() {
+                recorder.input(moment, &input).expect("inputs are small");
+            }
+            let before: Trail = self.machine.devices.total;
+            let mut emitted = vec![];
+            self.machine.apply(&input, &mut emitted);
+            self.out(world, before, emitted);
+        }
+    }
+
+    /// A standby is ready for the machine: copy it, from now on, while it runs.
+    pub(crate) fn start_join(&mut self) {
+        self.machine.take_dirty();
+        let recorder = Recorder::new(self.machine.moment, DigestMode::EveryChunk);
+        self.log = Log::Copying(Copying { recorder, left: (0..PAGES).collect(), rounds: 0 });
+        self.confirmed = 0;
+        self.recorded_confirmed = 0;
+        self.pending_delta = None;
+    }
+
+    /// Sends some more pages, begins a further round with those that were written meanwhile, or
+    /// stops the machine for the last ones and its state.
+    fn copy(&mut self, world: &mut World, now_ms: u64) -> Vec<Action> {
+        let moment = self.machine.moment;
+        let Log::Copying(copying) = &mut self.log else { return vec![] };
+        if self.stalled {
+            return vec![];
+        }
+        if copying.left.is_empty() {
+            copying.rounds += 1;
+            if copying.rounds >= ROUNDS_MAX || self.machine.dirty_count() <= 2 {
+                return self.start_delta(world, now_ms);
+            }
+            copying.left = self.machine.take_dirty().into();
+            if world.is(Break::LoseDirty) {
+                copying.left.pop_front();
+            }
+        }
+        let count = world.rng.range(1, 5).min(copying.left.len() as u64);
+        let sent: Vec<(u64, Page)> =
+            copying.left.drain(..count as usize).map(|at| (at, self.machine.page(at))).collect();
+        // The standby's memory is empty to begin with; what was sent before has to be undone.
+        let skips = copying.rounds == 0 || world.is(Break::SkipZeroPages);
+        let needed = sent.into_iter().filter(|(_, page)| !skips || *page != Page::Zero);
+        copying.recorder.pages(moment, needed);
+        self.cut(world, now_ms)
+    }
+
+    /// The guest was kicked out in the middle of an interval.
+    fn start_delta(&mut self, world: &mut World, now_ms: u64) -> Vec<Action> {
+        let (moment, state) = (self.machine.moment, self.machine.state_digest());
+        if !self.suspended {
+            self.machine.run_partly(world.rng.next());
+        }
+        let pages: Vec<(u64, Page)> =
+            self.machine.take_dirty().into_iter().map(|at| (at, self.machine.page(at))).collect();
+        let vcpu = self.machine.save_vcpu();
+        if let Some(recorder) = self.log.recorder() {
+            recorder.pages(moment, pages);
+        }
+        if world.rng.per_mille(400) {
+            // A large delta: the pages are on their way before the state is.
+            self.pending_delta = Some(vcpu);
+            return self.cut_at(world, now_ms, state);
+        }
+        self.finish_delta(world, now_ms, vcpu)
+    }
+
+    fn finish_delta(&mut self, world: &mut World, now_ms: u64, vcpu: Vec<u8>) -> Vec<Action> {
+        self.machine.moment += 1;
+        let moment = self.machine.moment;
+        let mut machine = None;
+        self.log = match std::mem::replace(&mut self.log, Log::None) {
+            Log::Copying(copying) => {
+                machine = Some(self.machine.save_machine());
+                Log::Whole(copying.recorder)
+            }
+            log => log,
+        };
+        if let Some(recorder) = self.log.whole() {
+            recorder.delta(moment, vcpu, machine).expect("states are small");
+        }
+        self.apply_inputs(world);
+        self.record_confirmed();
+        self.cut(world, now_ms)
+    }
+
+    fn record_confirmed(&mut self) {
+        let moment = self.machine.moment;
+        if let Some(recorder) = self.log.whole()
+            && self.confirmed > self.recorded_confirmed
+        {
+            self.recorded_confirmed = self.confirmed;
+            recorder.released(moment, self.confirmed);
+        }
+    }
+
+    /// The log ends because the machine goes on elsewhere.
+    pub(crate) fn end_log(&mut self, world: &mut World, now_ms: u64) -> Vec<Action> {
+        self.record_confirmed();
+        let moment = self.machine.moment;
+        if let Some(recorder) = self.log.whole() {
+            recorder.end(moment, EndReason::Failover);
+        }
+        self.cut(world, now_ms)
+    }
+
+    fn cut(&mut self, world: &mut World, now_ms: u64) -> Vec<Action> {
+        if matches!(self.log, Log::None) {
+            return vec![];
+        }
+        let state = self.machine.state_digest();
+        self.cut_at(world, now_ms, state)
+    }
+
+    fn cut_at(&mut self, world: &mut World, now_ms: u64, state: u64) -> Vec<Action> {
+        let moment = self.machine.moment;
+        let chunks: Vec<Chunk> = self.log.recorder().map_or(vec![], |log| log.cut(moment));
+        if let Some(last) = chunks.last() {
+            world.checker.cut(self.stream, last.number, state);
+        }
+        let chunks = chunks.into_iter();
+        chunks.flat_map(|chunk| self.primary.append(now_ms, chunk)).collect()
+    }
+}
