@@ -25,6 +25,8 @@ pub(super) struct Recording {
     pub recorder: Recorder,
     pub deltas: u64,
     pub delta_pages: u64,
+    /// How long the guest stood still for them.
+    pub delta_ns: u64,
     /// When the oldest record not sent yet was written, monotonic ns.
     gathering_since_ns: Option<u64>,
     digest_every: u64,
@@ -45,6 +47,7 @@ impl Recording {
             recorder,
             deltas: 0,
             delta_pages: 0,
+            delta_ns: 0,
             gathering_since_ns: None,
             digest_every: plan.digest_every,
             state_digest_due: moment.saturating_add(plan.digest_every),
@@ -112,6 +115,14 @@ impl Engine {
             self.finish_log(reason)?;
         }
         self.emit(true)?;
+        if let Mode::Recording(recording) = &self.mode {
+            log::info!(
+                "{} deltas with {} pages were taken; the guest stood still {} ms for them",
+                recording.deltas,
+                recording.delta_pages,
+                recording.delta_ns / 1_000_000
+            );
+        }
         if matches!(self.mode, Mode::Recording(_) | Mode::Copying(_)) {
             self.mode = Mode::Live;
             self.machine.vm.track_dirty(false)?;
@@ -192,6 +203,9 @@ impl Engine {
             recording.delta_pages += pages;
         }
         let now_ns = monotonic_ns();
+        if let Mode::Recording(recording) = &mut self.mode {
+            recording.delta_ns += now_ns - begun_ns;
+        }
         self.budget.spend(now_ns, now_ns - begun_ns);
         self.apply_pace();
         self.reports.send(Report::Delta { pages });

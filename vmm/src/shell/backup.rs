@@ -16,7 +16,7 @@ use serde_json::json;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::logged::{Described, described};
-use super::primary_side::{arbiter_directory, ask_arbiter, now_ms};
+use super::primary_side::{BUSY_TICK_MS, arbiter_directory, ask_arbiter, now_ms};
 use super::protection::Protection;
 use super::reprotection::Succession;
 use super::vm::Running;
@@ -47,6 +47,8 @@ pub(super) struct BackupSide {
     /// How the primary protects the VM, and where it waits itself once it does not have it any more.
     inheritance: Option<(FtConfig, Option<PeerAddress>)>,
     identity: ([u8; 16], u64),
+    /// From one heartbeat to the next.
+    heartbeat_ms: u64,
 }
 
 impl BackupSide {
@@ -60,15 +62,16 @@ impl BackupSide {
         self.identity
     }
 
-    pub(super) fn needs_ticks(&self) -> bool {
+    /// How long the event loop may sleep, ms.
+    pub(super) fn tick_ms(&self) -> Option<u64> {
         match self.backup.state() {
-            BackupState::Waiting | BackupState::Live | BackupState::Halted => false,
+            BackupState::Waiting | BackupState::Live | BackupState::Halted => None,
+            BackupState::Following => Some((self.heartbeat_ms / 2).max(1)),
             BackupState::Preparing
             | BackupState::Joining
-            | BackupState::Following
             | BackupState::Draining
             | BackupState::Asking
-            | BackupState::Won => true,
+            | BackupState::Won => Some(BUSY_TICK_MS),
         }
     }
 
@@ -157,6 +160,7 @@ impl Shell {
             log_end: None,
             inheritance: None,
             identity: ([0; 16], 0),
+            heartbeat_ms: 1,
         }));
         self.statistics.happened(format!("Waiting for a primary at {listen}"));
         Ok(())
@@ -371,6 +375,7 @@ impl Shell {
         side.heartbeats.expect(side.channel.as_ref().and_then(Channel::peer_ip));
         self.poller.watch(side.heartbeats.as_raw_fd(), Source::Heartbeat, Interest::Read)?;
         side.identity = (prologue.vm_id, prologue.generation);
+        side.heartbeat_ms = prologue.settings.heartbeat_ms;
         side.ack = match prologue.settings.ack {
             ft::AckMode::Received => AckMode::Received,
             ft::AckMode::Verified => AckMode::Verified,

@@ -33,6 +33,7 @@ pub use world::{World, disk_capacities};
 
 use self::events::Events;
 use self::ordering::HeldWrites;
+use self::primary_side::BUSY_TICK_MS;
 use self::protection::Protection;
 use self::reprotection::Succession;
 use self::signals::{Signal, Signals};
@@ -41,10 +42,8 @@ use crate::cli::Invocation;
 use crate::config::VmConfig;
 use crate::error::Error;
 
-/// The event loop looks after timers this often while it has any, ms.
-const TICK_MS: i32 = 5;
-/// And this often while only a standby is looked for, ms.
-const SEARCH_TICK_MS: i32 = 100;
+/// The event loop wakes this often while a standby is looked for, ms.
+const SEARCH_TICK_MS: u64 = 100;
 
 /// How the process ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -152,13 +151,10 @@ impl Shell {
             .as_ref()
             .and_then(|running| running.world.as_ref())
             .is_some_and(World::suspended);
-        if suspended || self.protection.needs_ticks() {
-            TICK_MS
-        } else if self.succession.is_searching() {
-            SEARCH_TICK_MS
-        } else {
-            -1
-        }
+        let tap = suspended.then_some(BUSY_TICK_MS);
+        let search = self.succession.is_searching().then_some(SEARCH_TICK_MS);
+        let due_ms = [tap, search, self.protection.tick_ms()].into_iter().flatten().min();
+        due_ms.map_or(-1, |ms| i32::try_from(ms).unwrap_or(i32::MAX))
     }
 
     fn on_ready(&mut self, source: Source) -> Result<(), Error> {

@@ -18,6 +18,9 @@ use crate::replica::{Channel, Heartbeats, Helpers};
 /// Outputs held beyond this many bytes stop the machine.
 pub(super) const GATE_LIMIT_BYTES: usize = 64 << 20;
 
+/// The event loop's timers are looked after this often while something is being waited for, ms.
+pub(super) const BUSY_TICK_MS: u64 = 5;
+
 /// An output that waits, and its place in the log.
 pub(super) struct Held {
     pub sequence: u64,
@@ -154,8 +157,19 @@ impl PrimarySide {
         matches!(self.primary.state(), PrimaryState::Protected | PrimaryState::Protecting)
     }
 
-    pub(super) fn needs_ticks(&self) -> bool {
-        !self.is_solo() || !self.leaving.is_empty()
+    /// How long the event loop may sleep, ms. While nothing but heartbeats is due it sleeps long:
+    /// on a host with one processor each time it wakes the guest stands still.
+    pub(super) fn tick_ms(&self) -> Option<u64> {
+        let calm = self.primary.state() == PrimaryState::Protected
+            && self.leaving.is_empty()
+            && self.handing_over.is_none();
+        if calm {
+            Some((self.config.timings.heartbeat_ms / 2).max(1))
+        } else if self.is_solo() && self.leaving.is_empty() {
+            None
+        } else {
+            Some(BUSY_TICK_MS)
+        }
     }
 
     /// Outputs held now.

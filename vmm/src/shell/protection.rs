@@ -28,12 +28,12 @@ pub(super) enum Protection {
 }
 
 impl Protection {
-    /// Whether timers run that the event loop has to look after.
-    pub(super) fn needs_ticks(&self) -> bool {
+    /// How long the event loop may sleep, ms, where it has timers to look after.
+    pub(super) fn tick_ms(&self) -> Option<u64> {
         match self {
-            Self::None | Self::Replaying(_) | Self::Recording(_) => false,
-            Self::Primary(side) => side.needs_ticks(),
-            Self::Backup(side) => side.needs_ticks(),
+            Self::None | Self::Replaying(_) | Self::Recording(_) => None,
+            Self::Primary(side) => side.tick_ms(),
+            Self::Backup(side) => side.tick_ms(),
         }
     }
 }
