@@ -18,6 +18,7 @@ mod vm_info;
 pub use ft_info::{FtEvent, FtInfo, FtProtection, FtRole, FtState, LogTraffic, OutputDelayUs};
 pub use queue::{ApiQueue, ApiSubmitter, QUEUE_CAPACITY, api_queue};
 pub use request::{ApiCall, ApiError, ApiReply, ApiRequest, ApiResult, ReplySender, call};
+pub use routes::request_of;
 pub use server::{ApiServer, ApiServerError};
 pub use socket::ApiSocket;
 pub use vm_info::{DeviceNode, VmCounters, VmInfo, VmState, VmmPingResponse};

@@ -90,6 +90,18 @@ pub(super) fn read_request(request: &HttpRequest) -> Result<ApiRequest, HttpResp
     (route.read)(&request.body).map_err(|error| error_response(&error))
 }
 
+/// What a request in parts asks of the VMM, or the status it is answered with at once: the whole of
+/// the API's reading but for the socket.
+///
+/// # Errors
+///
+/// The HTTP status of the answer.
+pub fn request_of(method: &str, path: &str, body: &[u8]) -> Result<ApiRequest, u16> {
+    let (method, path, body) = (method.to_owned(), path.to_owned(), body.to_vec());
+    let request = HttpRequest { method, path, body, close: false };
+    read_request(&request).map_err(|response| response.status)
+}
+
 /// The VMM's answer as HTTP.
 pub(super) fn write_response(result: ApiResult) -> HttpResponse {
     match result {

@@ -22,6 +22,7 @@ use super::vm::Running;
 use super::world::disk_capacities;
 use super::{Interest, Outcome, Poller, Shell, Source};
 use crate::config::{AckMode, Arbiter, FtConfig, apply_overrides};
+use crate::description::Description;
 use crate::engine::{DivergenceReport, Ended, Message};
 use crate::error::Error;
 use crate::identity::{build_id, hex, random_id};
@@ -331,7 +332,7 @@ impl Shell {
     }
 
     fn build_follower(&mut self, prologue: &Prologue) -> Result<(), Error> {
-        let (config, cpuid, disk_sectors) = described(prologue)?;
+        let Description { config, cpuid, disk_sectors } = described(prologue)?;
         let config = apply_overrides(config, &self.invocation.overrides)?;
         // A disk of another size would be found out by the guest, after a takeover.
         if disk_capacities(&config)? != disk_sectors {
