@@ -35,7 +35,7 @@ quietly() {
 ensure_tools() {
     # command=package
     local pair missing=()
-    for pair in ip=iproute2 tc=iproute2 mkfs.ext4=e2fsprogs xz=xz-utils zstd=zstd lz4=lz4 gcc=gcc git=git; do
+    for pair in "$@"; do
         command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
     done
     [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing+=(debian-archive-keyring)
@@ -233,10 +233,16 @@ extract_vmlinux() {
 
 # --- All of it -----------------------------------------------------------------------------------------------------
 
+tools=(ip=iproute2 tc=iproute2 mkfs.ext4=e2fsprogs xz=xz-utils zstd=zstd lz4=lz4 gcc=gcc git=git)
 mkdir -p "$cache" || die "cannot make the cache $cache"
 exec 9>"$cache/lock"
 flock 9
-ensure_tools
+if [ "${1:-}" = fuzz ]; then
+    # The fuzzer's own part is C++. Nothing else is needed for it.
+    ensure_tools gcc=gcc c++=g++
+    exit
+fi
+ensure_tools "${tools[@]}"
 # What an interrupted run left half done is of no use; nobody else is at work under this lock.
 rm -rf "$cache"/tmp.*
 ensure_qemu

@@ -20,6 +20,9 @@ pub enum Error {
     /// A state that does not decode.
     #[error("a saved machine state cannot be read: {0}; both sides must run the same build")]
     State(String),
+    /// A description of a VM that does not decode, or of a VM that cannot be.
+    #[error("the VM that is described cannot be built here: {0}")]
+    Description(String),
     /// Something that does not fit into a log.
     #[error(transparent)]
     Record(#[from] ft::RecordError),

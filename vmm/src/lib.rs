@@ -14,6 +14,7 @@ pub mod board;
 pub mod build;
 pub mod cli;
 pub mod config;
+pub mod description;
 pub mod devices;
 pub mod engine;
 pub mod error;

@@ -21,6 +21,7 @@ pub use ft_info::{
 };
 pub use queue::{ApiQueue, ApiSubmitter, QUEUE_CAPACITY, api_queue};
 pub use request::{ApiCall, ApiError, ApiReply, ApiRequest, ApiResult, ReplySender, call};
+pub use routes::request_of;
 pub use server::{ApiServer, ApiServerError};
 pub use socket::ApiSocket;
 pub use vm_info::{DeviceNode, VmCounters, VmInfo, VmState, VmmPingResponse};

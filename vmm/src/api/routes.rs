@@ -83,8 +83,11 @@ pub(super) fn read_request(request: &Request) -> Result<ApiRequest, Response> {
     request_of(request.method().to_str(), path_of(request), body)
 }
 
-/// The same for a request in parts.
-pub(super) fn request_of(method: &str, path: &str, body: &[u8]) -> Result<ApiRequest, Response> {
+/// The same for a request in parts: the whole of the API's reading but for the socket.
+///
+/// # Errors
+/// The answer, where it can be said at once.
+pub fn request_of(method: &str, path: &str, body: &[u8]) -> Result<ApiRequest, Response> {
     let unknown = || {
         let sentence = format!("There is no {}; the API's paths begin with {ROOT}.", shown(path));
         error_response(StatusCode::NotFound, &sentence)

@@ -76,7 +76,12 @@ pub fn unpack(payload: &[u8]) -> Result<Cow<'_, [u8]>, ImageError> {
     unpack_at_most(payload, UNPACKED_BYTES_MAX)
 }
 
-fn unpack_at_most(payload: &[u8], limit_bytes: u64) -> Result<Cow<'_, [u8]>, ImageError> {
+/// As [`unpack`], into at most `limit_bytes` bytes.
+///
+/// # Errors
+///
+/// As [`unpack`].
+pub fn unpack_at_most(payload: &[u8], limit_bytes: u64) -> Result<Cow<'_, [u8]>, ImageError> {
     let format = recognise(payload)?;
     if format == Format::None {
         return Ok(Cow::Borrowed(payload));

@@ -49,6 +49,17 @@ impl MachineState {
     }
 }
 
+impl MachineState {
+    /// The models in this state: the platform, and the virtio functions in slot order.
+    ///
+    /// # Errors
+    /// The state is one that no guest could have led its machine to.
+    pub fn into_models(self) -> Result<(Platform, Vec<VirtioPci>), Error> {
+        let virtio = self.virtio.into_iter().map(VirtioPci::restore).collect::<Result<_, _>>()?;
+        Ok((Platform::restore(self.platform), virtio))
+    }
+}
+
 impl Machine {
     /// A copy of the state of every model.
     pub fn state(&self) -> MachineState {
@@ -64,9 +75,9 @@ impl Machine {
     /// # Errors
     /// A device's state contradicts itself.
     pub fn restore_models(&mut self, state: MachineState) -> Result<(), Error> {
-        self.virtio = state.virtio.into_iter().map(VirtioPci::restore).collect::<Result<_, _>>()?;
-        self.platform = Platform::restore(state.platform);
-        self.halted = state.halted;
+        let halted = state.halted;
+        (self.platform, self.virtio) = state.into_models()?;
+        self.halted = halted;
         Ok(())
     }
 }

@@ -15,7 +15,7 @@ use ft::{
 use serde_json::json;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::logged::{Described, described};
+use super::logged::described;
 use super::primary_side::{BUSY_TICK_MS, arbiter_directory, ask_arbiter, now_ms};
 use super::protection::Protection;
 use super::reprotection::Succession;
@@ -23,6 +23,7 @@ use super::vm::Running;
 use super::world::disk_capacities;
 use super::{Interest, Outcome, Poller, Shell, Source};
 use crate::config::{AckMode, Arbiter, FtConfig, FtMode, PeerAddress, apply_overrides};
+use crate::description::Description;
 use crate::engine::{DivergenceReport, Ended, Message};
 use crate::error::Error;
 use crate::identity::{build_id, hex, random_id};
@@ -340,7 +341,7 @@ impl Shell {
     }
 
     fn build_follower(&mut self, prologue: &Prologue) -> Result<(), Error> {
-        let Described { config, cpuid, disk_sectors, ft } = described(prologue)?;
+        let Description { config, cpuid, disk_sectors, protection } = described(prologue)?;
         self.succession.described = Some(config.clone());
         let config = apply_overrides(config, &self.invocation.overrides)?;
         // A disk of another size would be found out by the guest, after a takeover.
@@ -359,7 +360,7 @@ impl Shell {
         };
         side.arbiter = arbiter_directory(arbiter.as_ref());
         let primary_ip = side.channel.as_ref().and_then(Channel::peer_ip);
-        side.inheritance = ft.map(|ft| inheritance(ft, arbiter, side.listen, primary_ip));
+        side.inheritance = protection.map(|ft| inheritance(ft, arbiter, side.listen, primary_ip));
         if let Some(directory) = &side.arbiter
             && !directory.is_dir()
         {

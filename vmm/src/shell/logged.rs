@@ -11,8 +11,7 @@ use ft::{
     Assumptions, Chunk, DigestMode, EndReason, Output, Prologue, Settings, Trail,
     prologue::LogStart,
 };
-use hypervisor::{Cpuid, Kvm};
-use serde::{Deserialize, Serialize};
+use hypervisor::Kvm;
 use serde_json::json;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -22,6 +21,7 @@ use super::vm::{Running, host_cpuid};
 use super::{Awaits, Outcome, Shell};
 use crate::cli::DebugUndo;
 use crate::config::{ConsoleConfig, ConsoleMode, FtConfig, VmConfig, apply_overrides};
+use crate::description::Description;
 use crate::engine::{JoinKind, Message, RecordPlan};
 use crate::error::Error;
 use crate::identity::{build_id, random_id};
@@ -89,18 +89,6 @@ impl Progress {
     }
 }
 
-/// The VM as the other side has to build it.
-#[derive(Serialize, Deserialize)]
-struct Description {
-    /// Its configuration: a whole JSON object, read by its own rules.
-    vm: serde_json::Value,
-    /// Sectors of each disk, in the configuration's order: the guest knows them.
-    disk_sectors: Vec<u64>,
-    /// How the VM is protected, as `--ft` would say it: for a backup that takes over. Absent in a
-    /// recording.
-    ft: Option<String>,
-}
-
 /// What a log of this VM says about itself.
 ///
 /// # Errors
@@ -112,15 +100,13 @@ pub(super) fn prologue(
     settings: Settings,
     ft: Option<&FtConfig>,
 ) -> Result<Prologue, Error> {
-    let encoded = |error: &dyn std::fmt::Display| Error::State(error.to_string());
-    let mut config = config.clone();
-    // How the VM is protected is no part of what the guest is.
-    config.ft = None;
-    let vm = serde_json::to_value(&config).map_err(|error| encoded(&error))?;
-    let disk_sectors = running.disk_sectors.clone();
-    let description = Description { vm, disk_sectors, ft: ft.map(FtConfig::to_options) };
-    let machine = serde_json::to_vec(&description).map_err(|error| encoded(&error))?;
-    let cpuid = serde_json::to_vec(&running.cpuid).map_err(|error| encoded(&error))?;
+    let description = Description {
+        config: config.clone(),
+        cpuid: running.cpuid.clone(),
+        disk_sectors: running.disk_sectors.clone(),
+        protection: ft.cloned(),
+    };
+    let (machine, cpuid) = description.encode()?;
     Ok(Prologue {
         assumptions: Assumptions::new(&build_id(), xxh3_64(&cpuid)),
         vm_id: random_id()?,
@@ -135,30 +121,13 @@ pub(super) fn prologue(
 }
 
 /// The VM that a prologue describes.
-pub(super) struct Described {
-    pub config: VmConfig,
-    /// What the guest sees as its CPU.
-    pub cpuid: Cpuid,
-    /// Sectors of each disk.
-    pub disk_sectors: Vec<u64>,
-    /// How it is protected.
-    pub ft: Option<FtConfig>,
-}
-
-/// Reads what a prologue says about its VM.
 ///
 /// # Errors
-/// The other side's build is another, or its description cannot be read.
-pub(super) fn described(prologue: &Prologue) -> Result<Described, Error> {
+/// The other side's build is another, or its description cannot be read or built.
+pub(super) fn described(prologue: &Prologue) -> Result<Description, Error> {
     let mine = Assumptions::new(&build_id(), xxh3_64(&prologue.cpuid));
     prologue.check(&mine).map_err(|mismatch| Error::Refused(mismatch.to_string()))?;
-    let description: Description = serde_json::from_slice(&prologue.machine)
-        .map_err(|error| Error::State(error.to_string()))?;
-    let config = VmConfig::from_json(description.vm.to_string().as_bytes())?;
-    let cpuid =
-        serde_json::from_slice(&prologue.cpuid).map_err(|error| Error::State(error.to_string()))?;
-    let ft = description.ft.as_deref().map(FtConfig::parse).transpose()?;
-    Ok(Described { config, cpuid, disk_sectors: description.disk_sectors, ft })
+    Description::decode(&prologue.machine, &prologue.cpuid)
 }
 
 impl Shell {
@@ -206,7 +175,7 @@ impl Shell {
 
     pub(super) fn begin_replay(&mut self, path: &Path) -> Result<(), Error> {
         let reader = LogReader::open(path)?;
-        let Described { config, mut cpuid, disk_sectors, .. } =
+        let Description { config, mut cpuid, disk_sectors, .. } =
             described(reader.prologue()).map_err(|error| reader.broken(&error))?;
         let undo = &self.invocation.debug_undo;
         if undo.contains(&DebugUndo::ApicId) {

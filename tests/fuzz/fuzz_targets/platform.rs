@@ -1,0 +1,4 @@
+//! See `fuzz::platform`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::run("platform", data));

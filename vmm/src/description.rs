@@ -1,0 +1,87 @@
+//! The VM as a prologue describes it to whoever follows: configuration, the guest's CPUID, disks.
+//!
+//! Owns the encoding, and that only what can be built is decoded: the bytes come from another host or
+//! from a file. Does not own the prologue around it (`ft`) or what of this host stands in for the
+//! devices (`crate::config`).
+
+use hypervisor::Cpuid;
+use serde::{Deserialize, Serialize};
+
+use crate::config::{FtConfig, FtMode, VmConfig};
+use crate::error::Error;
+
+/// More leaves than any processor has: KVM takes no more.
+const CPUID_LEAVES_MAX: usize = 256;
+
+/// All that is needed to build a VM that waits for its state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// What the VM is made of.
+    pub config: VmConfig,
+    /// What the guest knows of its processor.
+    pub cpuid: Cpuid,
+    /// Sectors of each disk, in the configuration's order: the guest knows them.
+    pub disk_sectors: Vec<u64>,
+    /// How its primary protects it, for a backup that takes over; absent in a recording.
+    pub protection: Option<FtConfig>,
+}
+
+/// The encoding of all but the CPUID.
+#[derive(Serialize, Deserialize)]
+struct Encoded {
+    /// The configuration: a whole JSON object, read by its own rules.
+    vm: serde_json::Value,
+    disk_sectors: Vec<u64>,
+    /// As `--ft` would say it.
+    protection: Option<String>,
+}
+
+impl Description {
+    /// The two parts as a prologue has them: the machine, and the CPUID.
+    ///
+    /// # Errors
+    /// The configuration has a path that is not text.
+    pub fn encode(&self) -> Result<(Vec<u8>, Vec<u8>), Error> {
+        let failed = |error: serde_json::Error| Error::Description(error.to_string());
+        let config = VmConfig { ft: None, ..self.config.clone() };
+        let vm = serde_json::to_value(&config).map_err(failed)?;
+        let disk_sectors = self.disk_sectors.clone();
+        let protection = self.protection.as_ref().map(FtConfig::to_options);
+        let encoded = Encoded { vm, disk_sectors, protection };
+        let machine = serde_json::to_vec(&encoded).map_err(failed)?;
+        Ok((machine, serde_json::to_vec(&self.cpuid).map_err(failed)?))
+    }
+
+    /// The opposite of [`Description::encode`].
+    ///
+    /// # Errors
+    /// The bytes are no description, or one of a VM that cannot be.
+    pub fn decode(machine: &[u8], cpuid: &[u8]) -> Result<Self, Error> {
+        let failed = |error: serde_json::Error| Error::Description(error.to_string());
+        let Encoded { vm, disk_sectors, protection } =
+            serde_json::from_slice(machine).map_err(failed)?;
+        let config = VmConfig::from_json(vm.to_string().as_bytes())?;
+        config.validate()?;
+        if config.ft.is_some() {
+            return Err(Error::Description(
+                "the VM's configuration says how it is protected, which is no part of it".into(),
+            ));
+        }
+        if disk_sectors.len() != config.disks().len() {
+            return Err(Error::Description(format!(
+                "it has {} disks and the sizes of {}",
+                config.disks().len(),
+                disk_sectors.len()
+            )));
+        }
+        let cpuid: Cpuid = serde_json::from_slice(cpuid).map_err(failed)?;
+        if cpuid.0.len() > CPUID_LEAVES_MAX {
+            return Err(Error::Description(format!("its CPUID has {} leaves", cpuid.0.len())));
+        }
+        let protection = protection.as_deref().map(FtConfig::parse).transpose()?;
+        if protection.as_ref().is_some_and(|ft| !matches!(ft.mode, FtMode::Primary { .. })) {
+            return Err(Error::Description("it is protected as no primary could be".into()));
+        }
+        Ok(Self { config, cpuid, disk_sectors, protection })
+    }
+}
