@@ -233,8 +233,8 @@ extract_vmlinux() {
 
 # --- All of it -----------------------------------------------------------------------------------------------------
 
-mkdir -p "$cache" || die "cannot make the cache $cache"
-exec 9>"$cache/lock"
+mkdir -p "$cache" || die "cannot make the cache $cache; FT_CACHE chooses another place"
+{ exec 9>"$cache/lock"; } 2>/dev/null || die "cannot write to the cache $cache; are you root? FT_CACHE chooses another place"
 flock 9
 ensure_tools
 # What an interrupted run left half done is of no use; nobody else is at work under this lock.
