@@ -234,8 +234,8 @@ extract_vmlinux() {
 # --- All of it -----------------------------------------------------------------------------------------------------
 
 tools=(ip=iproute2 tc=iproute2 mkfs.ext4=e2fsprogs xz=xz-utils zstd=zstd lz4=lz4 gcc=gcc git=git)
-mkdir -p "$cache" || die "cannot make the cache $cache"
-exec 9>"$cache/lock"
+mkdir -p "$cache" || die "cannot make the cache $cache; FT_CACHE chooses another place"
+{ exec 9>"$cache/lock"; } 2>/dev/null || die "cannot write to the cache $cache; are you root? FT_CACHE chooses another place"
 flock 9
 if [ "${1:-}" = fuzz ]; then
     # The fuzzer's own part is C++. Nothing else is needed for it.

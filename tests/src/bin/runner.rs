@@ -6,12 +6,14 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use clap::Parser;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use tests::runner::{Cluster, Options, Order, binaries};
+use tests::runner::agent::NotStarted;
+use tests::runner::{Cluster, Options, Order, binaries, is_own_folder};
 
 /// Runs a command on a host with a real /dev/kvm: an emulated one, or this machine if it can.
 #[derive(Parser)]
@@ -27,7 +29,8 @@ struct Arguments {
     #[arg(long, value_name = "PATH")]
     with: Vec<PathBuf>,
 
-    /// Run the command on each host, at once, instead of on the first one. FT_HOST is the host's index.
+    /// Run the command on each host, at once, instead of on the first one. FT_HOST is the host's index, from 0; the
+    /// standard input is empty.
     #[arg(long)]
     each: bool,
 
@@ -49,6 +52,9 @@ enum Event {
 
 const BAD_INPUT: u8 = 2;
 const FAILED: u8 = 1;
+const NOT_RUNNABLE: u8 = 126;
+const NOT_FOUND: u8 = 127;
+const BROKEN_PIPE: u8 = 128 + libc::SIGPIPE as u8;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -62,10 +68,25 @@ fn main() -> ExitCode {
     match run(&arguments, options) {
         // A shell could not tell a greater status either.
         Ok(status) => ExitCode::from(u8::try_from(status & 0xff).unwrap_or(FAILED)),
+        // Whoever reads the output has had enough of it, as of that of any command.
+        Err(error) if is_broken_pipe(&error) => ExitCode::from(BROKEN_PIPE),
         Err(error) => {
             eprintln!("runner: {error:#}");
-            ExitCode::from(FAILED)
+            ExitCode::from(status_of(&error))
         }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// What a shell would say of a command that cannot be run.
+fn status_of(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref::<NotStarted>() {
+        Some(NotStarted { missing: true, .. }) => NOT_FOUND,
+        Some(NotStarted { missing: false, .. }) => NOT_RUNNABLE,
+        None => FAILED,
     }
 }
 
@@ -73,8 +94,16 @@ fn options(arguments: &Arguments) -> Result<Options> {
     let mut options = Options::new(arguments.hosts.into())?;
     options.memory_mib = arguments.memory;
     for path in &arguments.with {
-        ensure!(path.exists(), "{} given with --with does not exist", path.display());
-        options.show(std::path::absolute(path)?);
+        let whole = std::path::absolute(path)
+            .and_then(|whole| whole.canonicalize().map(|found| (whole, found)))
+            .with_context(|| format!("cannot find {}, given with --with", path.display()));
+        let (whole, found) = whole?;
+        ensure!(
+            !is_own_folder(&found),
+            "hosts have a {} of their own; say with --with what they need of it",
+            found.display()
+        );
+        options.show(whole);
     }
     Ok(options)
 }
@@ -82,12 +111,14 @@ fn options(arguments: &Arguments) -> Result<Options> {
 fn run(arguments: &Arguments, mut options: Options) -> Result<i32> {
     let (events, inbox) = channel();
     watch_signals(events.clone())?;
-    let folder = std::env::current_dir()?;
+    stay_out_of_the_terminal();
+    let folder = std::env::current_dir().context("cannot tell the folder this runs in")?;
     let order = order(arguments, folder.clone())?;
     options.show(folder);
     let cluster = match Cluster::start(&options) {
         Ok(cluster) => Arc::new(cluster),
-        Err(error) => match inbox.try_recv() {
+        // A Ctrl-C may have ended what was waited for just before it came here.
+        Err(error) => match inbox.recv_timeout(Duration::from_millis(100)) {
             Ok(Event::Signal(signal)) => return Ok(128 + signal),
             Ok(Event::Finished(_)) | Err(_) => return Err(error),
         },
@@ -116,6 +147,12 @@ fn watch_signals(events: Sender<Event>) -> Result<()> {
     Ok(())
 }
 
+/// Reading from a terminal in the background must not stop the runner, and with it its hosts: it is the end of the input.
+fn stay_out_of_the_terminal() {
+    // SAFETY: an ignored signal runs no code of ours.
+    unsafe { libc::signal(libc::SIGTTIN, libc::SIG_IGN) };
+}
+
 fn order(arguments: &Arguments, folder: PathBuf) -> Result<Order> {
     let mut order = Order::new(arguments.command.clone()).in_folder(folder);
     order.environment = std::env::vars_os()
@@ -128,9 +165,15 @@ fn order(arguments: &Arguments, folder: PathBuf) -> Result<Order> {
 
 /// Runs the command; the status is that of the first host on which it failed.
 fn run_on(cluster: &Cluster, order: &Order, each: bool) -> Result<i32> {
-    let hosts = if each { cluster.hosts() } else { &cluster.hosts()[..1] };
+    if !each {
+        let order = order.clone().with_input().with_variable("FT_HOST", "0");
+        let mut process = cluster.host(0).spawn(order)?;
+        process.feed(io::stdin());
+        return Ok(process.pass_on(&mut io::stdout(), &mut io::stderr())?.status());
+    }
     thread::scope(|scope| {
-        let running: Vec<_> = hosts
+        let running: Vec<_> = cluster
+            .hosts()
             .iter()
             .enumerate()
             .map(|(index, host)| {

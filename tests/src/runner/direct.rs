@@ -1,28 +1,34 @@
-//! A host for machines that have hardware virtualisation themselves: a network namespace, nothing more.
+//! A host for machines that have hardware virtualisation themselves: a network namespace and, so that nothing in it
+//! outlives it, a process namespace.
 //!
-//! Owns the namespace and the processes in it. The host's death is the death of all of them at once.
+//! Owns the namespaces and the processes in them. The host's death is the death of all of them at once.
 
-use std::fs::{self, File};
+use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
-use super::agent::{Agent, serve};
+use super::agent::Agent;
+use super::folders::host_agent;
 use super::namespace::Namespace;
 use super::network::{Network, PREFIX_LENGTH, host_address};
 
-/// A namespace in place of a host.
+/// Namespaces in place of a host.
 pub struct DirectHost {
     namespace: Namespace,
+    init: Mutex<Child>,
 }
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl DirectHost {
-    /// Makes the host and plugs it into the network. Its agent runs in a thread of this process.
+    /// Makes the host and plugs it into the network.
     pub fn start(index: usize, network: &Network) -> Result<(Self, Agent)> {
         let namespace = Namespace::create()?;
         namespace.ip("link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0")?;
@@ -32,12 +38,23 @@ impl DirectHost {
         namespace.ip(&format!("link set br0 address {mac} up"))?;
         namespace.ip(&format!("address add {}/{PREFIX_LENGTH} dev br0", host_address(index)))?;
         let (ours, theirs) = UnixStream::pair()?;
-        namespace.occupy(move || {
-            // It ends when the outside closes its end; there is no one left to tell.
-            let _ = serve(File::from(OwnedFd::from(theirs)));
-        })?;
-        let agent = Agent::connect(ours, ANSWER_TIMEOUT, || Ok(()))?;
-        Ok((Self { namespace }, agent))
+        // The first process of a process namespace takes all others with it, however it ends; and it ends with us.
+        let mut command = Command::new("unshare");
+        command.args(["--pid", "--fork", "--kill-child", "--mount-proc"]);
+        command.arg(host_agent()?).arg("-").stdin(OwnedFd::from(theirs)).stdout(Stdio::null());
+        // A Ctrl-C at the terminal is for the runner, which ends its hosts in order.
+        command.process_group(0);
+        let init = namespace.spawn(command).context("cannot run unshare, of util-linux")?;
+        let host = Self { namespace, init: Mutex::new(init) };
+        let agent = Agent::connect(ours, ANSWER_TIMEOUT, || host.must_live())?;
+        Ok((host, agent))
+    }
+
+    fn must_live(&self) -> Result<()> {
+        match self.init.lock().unwrap_or_else(PoisonError::into_inner).try_wait()? {
+            None => Ok(()),
+            Some(status) => bail!("the first process of a host has ended: {status}"),
+        }
     }
 
     /// Kills everything that runs in it.
@@ -46,6 +63,7 @@ impl DirectHost {
         while self.signal(libc::SIGKILL)? > 0 {
             std::thread::sleep(Duration::from_millis(1));
         }
+        self.init.lock().unwrap_or_else(PoisonError::into_inner).wait()?;
         Ok(())
     }
 

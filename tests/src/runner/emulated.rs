@@ -8,15 +8,16 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
 use super::agent::Agent;
-use super::folders::{Cache, binaries};
+use super::folders::{Cache, host_agent};
 use super::namespace::Namespace;
 use super::network::{PREFIX_LENGTH, host_address, port};
+use super::visible::{self, Shown};
 use crate::initramfs::{Archive, ModuleTree};
 
 /// What an emulated host is made of.
@@ -58,14 +59,11 @@ const MODULES: [&str; 10] = [
 const KERNEL_WORDS: &str = "console=ttyS0 quiet nohz=off mitigations=off no_timer_check panic=-1 \
                             oops=panic ipv6.disable=1";
 const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
-/// Folders of which a host has its own.
-const OWN_FOLDERS: [&str; 2] = ["/tmp", "/run"];
 
 /// A host that boots. Several can boot at once; [`Booting::wait`] is where the time is spent.
 pub struct Booting {
-    qemu: Child,
+    host: EmulatedHost,
     agent_port: UnixStream,
-    console: PathBuf,
 }
 
 impl Emulation<'_> {
@@ -79,7 +77,7 @@ impl Emulation<'_> {
         let mut command = self.qemu(cache, &initramfs, &console, &inner_port)?;
         pass_on(&mut command, inner_port.into());
         let qemu = self.namespace.spawn(command).context("cannot start QEMU")?;
-        Ok(Booting { qemu, agent_port, console })
+        Ok(Booting { host: EmulatedHost { qemu: Mutex::new(qemu), console }, agent_port })
     }
 
     fn qemu(
@@ -137,8 +135,7 @@ impl Emulation<'_> {
             names.push(module.name.as_str());
         }
         let address = host_address(self.index);
-        let agent = binaries()?.join("host-agent");
-        ensure!(agent.exists(), "{} is not there; 'cargo build --bins' makes it", agent.display());
+        let agent = host_agent()?;
         archive.file("kept.list", self.kept(&agent)?.as_bytes());
         archive.file(
             "host.conf",
@@ -152,42 +149,40 @@ impl Emulation<'_> {
         Ok(archive.finish())
     }
 
-    /// The paths, a line each, that lie in a folder of which the host has its own.
+    /// What must be shown although it lies in a folder of which the host has its own: two lines each, where it is and where
+    /// it is looked for.
     fn kept(&self, agent: &Path) -> Result<String> {
         let agent = agent.parent().unwrap_or(agent);
         let mut paths: Vec<&Path> = vec![self.run, agent, super::folders::repository()];
         paths.extend(self.visible.iter().map(PathBuf::as_path));
-        let mut list = String::new();
+        let mut shown: Vec<Shown> = Vec::new();
         for path in paths {
-            if OWN_FOLDERS.iter().any(|own| path.starts_with(own)) {
-                let path = path.to_str().context("a path is not UTF-8")?;
-                ensure!(!path.contains('\n'), "there is a line break in the path {path:?}");
-                // Shown whole, it would no longer be the host's own.
-                if OWN_FOLDERS.contains(&path) {
-                    continue;
+            for one in visible::shown(path)? {
+                if !shown.contains(&one) {
+                    shown.push(one);
                 }
-                list.push_str(&format!("{path}\n"));
             }
         }
-        Ok(list)
+        let lines = shown.iter().map(|Shown { source, target }| format!("{source}\n{target}\n"));
+        Ok(lines.collect())
     }
 }
 
 impl Booting {
     /// Waits until the host's agent answers.
     pub fn wait(self) -> Result<(EmulatedHost, Agent)> {
-        let Self { mut qemu, agent_port, console } = self;
-        let alive = || match qemu.try_wait()? {
+        let Self { host, agent_port } = self;
+        let alive = || match host.lock().try_wait()? {
             None if super::interrupted() => bail!("interrupted"),
             None => Ok(()),
             Some(status) => bail!("QEMU ended with status {:?}", status.into_raw()),
         };
-        match Agent::connect(agent_port, BOOT_TIMEOUT, alive) {
-            Ok(agent) => Ok((EmulatedHost { qemu: Mutex::new(qemu), console }, agent)),
+        let connected = Agent::connect(agent_port, BOOT_TIMEOUT, alive);
+        match connected {
+            Ok(agent) => Ok((host, agent)),
+            Err(error) if super::interrupted() => Err(error),
             Err(error) => {
-                let _ = qemu.kill();
-                let _ = qemu.wait();
-                let said = [&console, &console.with_extension("qemu")]
+                let said = [&host.console, &host.console.with_extension("qemu")]
                     .map(|log| std::fs::read(log).unwrap_or_default())
                     .concat();
                 let said = String::from_utf8_lossy(&said);
@@ -198,8 +193,12 @@ impl Booting {
 }
 
 impl EmulatedHost {
+    fn lock(&self) -> MutexGuard<'_, Child> {
+        self.qemu.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn signal(&self, signal: i32) -> Result<()> {
-        let mut qemu = self.qemu.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut qemu = self.lock();
         ensure!(qemu.try_wait()?.is_none(), "the host has ended");
         let pid = i32::try_from(qemu.id())?;
         // SAFETY: kill(2) takes plain numbers; the child is not reaped yet, so the number is still its own.
@@ -209,7 +208,7 @@ impl EmulatedHost {
 
     /// Kills it: the death of a host.
     pub fn end(&self) -> Result<()> {
-        let mut qemu = self.qemu.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut qemu = self.lock();
         // One that has ended already is as dead as it shall be.
         let _ = qemu.kill();
         qemu.wait()?;

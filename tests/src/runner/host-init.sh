@@ -24,9 +24,9 @@ ip link set br0 up
 
 mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,cache=none outer /outer || echo "FT-HOST: no outer file system"
 number=0
-while read -r path; do
-    if [ -d "/outer$path" ]; then mkdir "/kept/$number"; else : >"/kept/$number"; fi
-    mount --bind "/outer$path" "/kept/$number"
+while IFS= read -r source && IFS= read -r target; do
+    if [ -d "/outer$source" ]; then mkdir "/kept/$number"; else : >"/kept/$number"; fi
+    mount --bind "/outer$source" "/kept/$number"
     number=$((number + 1))
 done </kept.list
 mount --move /dev /outer/dev
@@ -37,12 +37,12 @@ mount -t proc proc /outer/proc
 mount -t sysfs sysfs /outer/sys
 mount -t tmpfs -o mode=1777 tmpfs /outer/tmp
 mount -t tmpfs -o mode=755 tmpfs /outer/run
-# What the outside has in its own /tmp or /run and wants to be seen here as well.
+# What the outside has in its own /tmp or /run and wants to be seen here as well. It may lie in what is shown already.
 number=0
-while read -r path; do
-    mkdir -p "/outer${path%/*}"
-    if [ -d "/kept/$number" ]; then mkdir -p "/outer$path"; else : >"/outer$path"; fi
-    mount --move "/kept/$number" "/outer$path"
+while IFS= read -r source && IFS= read -r target; do
+    mkdir -p "/outer${target%/*}"
+    if [ -d "/kept/$number" ]; then mkdir -p "/outer$target"; else : >>"/outer$target"; fi
+    mount --move "/kept/$number" "/outer$target"
     number=$((number + 1))
 done </kept.list
 

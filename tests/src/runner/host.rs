@@ -2,10 +2,12 @@
 //!
 //! Owns the choice between an emulated host and a namespace of this machine, which tests need not know.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -86,7 +88,7 @@ impl Host {
     /// Starts a command and returns at once.
     pub fn spawn(&self, order: Order) -> Result<RemoteProcess> {
         let (pid, events) = self.agent.start(order)?;
-        Ok(RemoteProcess { pid, events, agent: self.agent.clone(), ended: None })
+        Ok(RemoteProcess { pid, events, agent: self.agent.clone(), fed: None, ended: None })
     }
 
     /// Whether it answers.
@@ -140,8 +142,12 @@ pub struct RemoteProcess {
     pid: i32,
     events: Events,
     agent: Arc<Agent>,
+    /// Who waits for a piece of input to be taken.
+    fed: Option<Sender<()>>,
     ended: Option<Ended>,
 }
+
+const PIECE_SIZE: usize = 32 << 10;
 
 impl RemoteProcess {
     /// Its process, as numbered on its host.
@@ -152,6 +158,39 @@ impl RemoteProcess {
     /// Sends it a signal.
     pub fn kill(&self, signal: i32) -> Result<()> {
         self.agent.signal(self.pid, signal)
+    }
+
+    /// Gives it this for its standard input, from a thread that ends with the input, or when the command takes no more
+    /// of it. The order must have asked for input.
+    pub fn feed(&mut self, mut reader: impl Read + Send + 'static) {
+        let (sender, fed) = channel();
+        let input = self.events.input();
+        self.fed = Some(sender);
+        thread::spawn(move || {
+            let mut piece = vec![0; PIECE_SIZE];
+            loop {
+                // What cannot be read has come to its end.
+                let length = reader.read(&mut piece).unwrap_or_default();
+                if input.send(piece[..length].to_vec()).is_err() || length == 0 {
+                    return;
+                }
+                if fed.recv().is_err() {
+                    return;
+                }
+            }
+        });
+    }
+
+    fn note(&mut self, event: &Event) {
+        match event {
+            Event::Ended(ended) => {
+                self.ended = Some(*ended);
+                self.fed = None;
+            }
+            // The input may have ended meanwhile.
+            Event::Fed => drop(self.fed.as_ref().map(|fed| fed.send(()))),
+            Event::Stdout(_) | Event::Stderr(_) => {}
+        }
     }
 
     /// Waits for its end; output that goes nowhere else is dropped.
@@ -165,8 +204,7 @@ impl RemoteProcess {
         while self.ended.is_none() {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.events.next(Some(left))? {
-                Some(Event::Ended(ended)) => self.ended = Some(ended),
-                Some(Event::Stdout(_) | Event::Stderr(_)) => {}
+                Some(event) => self.note(&event),
                 None => return Ok(None),
             }
         }
@@ -179,11 +217,13 @@ impl RemoteProcess {
             if let Some(ended) = self.ended {
                 return Ok(ended);
             }
-            match self.events.next(None)? {
-                Some(Event::Stdout(bytes)) => write(stdout, &bytes)?,
-                Some(Event::Stderr(bytes)) => write(stderr, &bytes)?,
-                Some(Event::Ended(ended)) => self.ended = Some(ended),
-                None => bail!("a wait without a limit ended"),
+            let Some(event) = self.events.next(None)? else {
+                bail!("a wait without a limit ended");
+            };
+            match &event {
+                Event::Stdout(bytes) => write(stdout, bytes)?,
+                Event::Stderr(bytes) => write(stderr, bytes)?,
+                Event::Fed | Event::Ended(_) => self.note(&event),
             }
         }
     }
@@ -202,6 +242,12 @@ impl Order {
     /// With its output, both kinds, appended to this file (as the host sees it).
     pub fn log_to(mut self, path: impl Into<PathBuf>) -> Self {
         self.log = Some(path.into());
+        self
+    }
+
+    /// With a standard input that is fed from outside.
+    pub fn with_input(mut self) -> Self {
+        self.input = true;
         self
     }
 

@@ -15,6 +15,7 @@ mod folders;
 mod host;
 mod namespace;
 pub mod network;
+mod visible;
 mod witness;
 
 use std::path::{Path, PathBuf};
@@ -27,6 +28,7 @@ pub use folders::{Cache, binaries, repository};
 pub use host::{Host, Output, RemoteProcess};
 pub use namespace::Namespace;
 pub use network::Network;
+pub use visible::is_own_folder;
 pub use witness::{Speech, Witness};
 
 use direct::DirectHost;
@@ -130,6 +132,9 @@ impl Cluster {
             "there can be 1 to 9 hosts, not {}",
             options.hosts
         );
+        // SAFETY: geteuid(2) cannot fail and touches no memory.
+        let root = unsafe { libc::geteuid() } == 0;
+        ensure!(root, "only root can make hosts and the network between them");
         let cache = Cache::open()?;
         let folder = RunFolder::create(&cache)?;
         let network = Network::create().context("cannot make the network of the hosts")?;

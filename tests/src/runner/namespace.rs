@@ -74,11 +74,6 @@ impl Namespace {
         started.recv().map_err(io::Error::other)?
     }
 
-    /// Gives the thread that lives in the namespace this work for the rest of its life.
-    pub fn occupy(&self, work: impl FnOnce() + Send + 'static) -> Result<()> {
-        self.jobs.send(Box::new(work)).map_err(|_| anyhow!("the namespace's thread is gone"))
-    }
-
     /// Runs `ip` with these words.
     pub fn ip(&self, words: &str) -> Result<()> {
         self.tool("ip", words)

@@ -19,6 +19,8 @@ pub struct Order {
     pub folder: Option<PathBuf>,
     /// Where standard output and standard error go, both, instead of to the outside.
     pub log: Option<PathBuf>,
+    /// Whether its standard input comes from the outside; it is empty otherwise.
+    pub input: bool,
 }
 
 /// How a command ended.
@@ -57,6 +59,8 @@ pub enum Frame {
         /// The number of the signal.
         signal: i32,
     },
+    /// To the agent: the next piece of the command's standard input, or its end if it is empty.
+    Input(Vec<u8>),
     /// To the agent: are you there?
     Ping,
     /// From the agent: yes. Also sent unasked, for request 0, when the agent starts.
@@ -69,10 +73,19 @@ pub enum Frame {
     Stderr(Vec<u8>),
     /// From the agent: the command has ended and has no more output.
     Ended(Ended),
+    /// Either way: a piece of output, or of input, has been taken off the sender's hands. What bounds the pieces under way.
+    Consumed,
     /// From the agent: the signal is sent.
     Done,
     /// From the agent: it could not be done, and why.
     Refused(String),
+    /// From the agent: the command could not be started, and why.
+    NotStarted {
+        /// Whether there is no such program.
+        missing: bool,
+        /// The system's reason.
+        why: String,
+    },
 }
 
 const HEADER_SIZE: usize = 9;
@@ -118,6 +131,9 @@ fn encode(frame: &Frame) -> io::Result<(u8, Vec<u8>)> {
         Frame::Ended(ended) => (8, serde_json::to_vec(ended)?),
         Frame::Done => (9, Vec::new()),
         Frame::Refused(why) => (10, why.clone().into_bytes()),
+        Frame::Input(bytes) => (11, bytes.clone()),
+        Frame::Consumed => (12, Vec::new()),
+        Frame::NotStarted { missing, why } => (13, serde_json::to_vec(&(missing, why))?),
     })
 }
 
@@ -136,6 +152,12 @@ fn decode(kind: u8, body: Vec<u8>) -> io::Result<Frame> {
         8 => Frame::Ended(serde_json::from_slice(&body)?),
         9 => Frame::Done,
         10 => Frame::Refused(String::from_utf8_lossy(&body).into_owned()),
+        11 => Frame::Input(body),
+        12 => Frame::Consumed,
+        13 => {
+            let (missing, why) = serde_json::from_slice(&body)?;
+            Frame::NotStarted { missing, why }
+        }
         unknown => {
             return Err(io::Error::other(format!(
                 "a frame of the host's agent is of kind {unknown}"
@@ -155,6 +177,7 @@ mod tests {
             environment: vec![("A".into(), "b c".into())],
             folder: Some("/tmp".into()),
             log: None,
+            input: true,
         };
         let frames = [
             Frame::Start(order),
@@ -167,6 +190,9 @@ mod tests {
             Frame::Ended(Ended::Killed(9)),
             Frame::Done,
             Frame::Refused("no".into()),
+            Frame::Input(vec![1, 2]),
+            Frame::Consumed,
+            Frame::NotStarted { missing: true, why: "no".into() },
         ];
         let mut wire = Vec::new();
         for frame in &frames {

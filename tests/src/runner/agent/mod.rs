@@ -7,6 +7,6 @@ mod client;
 mod frame;
 mod server;
 
-pub use client::{Agent, Event, Events};
+pub use client::{Agent, Event, Events, Input, NotStarted};
 pub use frame::{Ended, Order};
 pub use server::serve;
