@@ -20,6 +20,8 @@ mod protection;
 mod reports;
 mod signals;
 mod statistics;
+mod suitability;
+mod visitors;
 mod vm;
 mod world;
 
@@ -34,7 +36,7 @@ use self::events::Events;
 use self::ordering::HeldWrites;
 use self::protection::Protection;
 use self::signals::{Signal, Signals};
-use crate::api::{ApiQueue, ReplySender};
+use crate::api::{ApiError, ApiQueue, ReplySender};
 use crate::cli::Invocation;
 use crate::config::VmConfig;
 use crate::error::Error;
@@ -210,6 +212,10 @@ impl Shell {
             running.end(&self.poller);
             // What the machine still said on its way out.
             self.statistics.stopped();
+        }
+        // What they wait for will not happen any more.
+        for (_, reply) in std::mem::take(&mut self.calls) {
+            reply.send(Err(ApiError::failed("The VM ended before this was done.")));
         }
         self.held = HeldWrites::default();
         self.paused = false;
