@@ -8,6 +8,7 @@ pub mod demo;
 pub mod guest;
 pub mod initramfs;
 pub mod runner;
+pub mod stranger;
 pub mod vm;
 
 #[cfg(test)]

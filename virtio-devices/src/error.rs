@@ -26,7 +26,10 @@ pub enum Error {
         reason: &'static str,
     },
     /// A disk image could not be opened.
-    #[error("can't open the disk image {path} for {access}: {source}")]
+    #[error(
+        "can't open the disk image {path} for {access}: {source}; check the path and its \
+         permissions"
+    )]
     DiskOpen {
         /// The image.
         path: PathBuf,
@@ -57,6 +60,17 @@ pub enum Error {
         /// Its size.
         bytes: u64,
     },
+    /// A disk that ends inside a sector.
+    #[error(
+        "the disk image {path} has {bytes} bytes, which is no whole number of sectors of 512: make \
+         it one (truncate -s %512), if it is a raw image at all"
+    )]
+    DiskSize {
+        /// The image.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+    },
     /// The host can't do direct I/O in units of sectors.
     #[error(
         "direct I/O on {path} is not possible in units of 512 bytes ({source}): use direct=off"
@@ -68,7 +82,10 @@ pub enum Error {
         source: io::Error,
     },
     /// Somebody else holds the disk.
-    #[error("the disk image {path} is in use by another process, which holds a lock on it")]
+    #[error(
+        "the disk image {path} is in use by another process, which holds a lock on it: end that \
+         process, or use another image"
+    )]
     DiskBusy {
         /// The image.
         path: PathBuf,
@@ -109,7 +126,7 @@ pub enum Error {
     #[error("can't open /dev/net/tun: {0} (is the tun module loaded, and may this user open it?)")]
     TapDriver(io::Error),
     /// The tap is used by somebody else.
-    #[error("the tap {name} is in use by another process")]
+    #[error("the tap {name} is in use by another process: end that process, or use another tap")]
     TapBusy {
         /// The tap.
         name: String,

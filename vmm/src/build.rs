@@ -47,12 +47,28 @@ pub fn slots(config: &VmConfig) -> Vec<Slot> {
 /// # Errors
 /// The host has not that much to give.
 pub fn memory(size: u64) -> Result<GuestMemory, Error> {
+    // The kernel gives out more than there is, and ends a process when the rest is asked for.
+    if let Some(most) = host_memory_bytes()
+        && size > most
+    {
+        return Err(Error::Memory { size, reason: format!("this host has {most} bytes") });
+    }
     let ranges: Vec<(GuestAddress, usize)> = layout::ram_regions(size)
         .into_iter()
         .map(|(start, size)| (GuestAddress(start), size as usize))
         .collect();
     GuestMemory::from_ranges(&ranges)
         .map_err(|error| Error::Memory { size, reason: error.to_string() })
+}
+
+/// RAM and swap of this host in bytes, if it tells.
+fn host_memory_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let kib = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        line.split_whitespace().next()?.parse::<u64>().ok()
+    };
+    Some((kib("MemTotal:")? + kib("SwapTotal:").unwrap_or(0)) << 10)
 }
 
 /// Everything that is needed to put a machine into its first state, again and again.
@@ -64,6 +80,8 @@ pub struct Blueprint {
     rewrite_tsc: bool,
     /// The vCPU as KVM made it.
     pristine: Option<VcpuState>,
+    /// Kernel and initramfs, if they were read and are not in memory yet.
+    prepared: Option<loader::Prepared>,
 }
 
 impl Blueprint {
@@ -72,7 +90,17 @@ impl Blueprint {
         let boot_time_unix_ns = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |time| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX));
-        Self { config, capacities, boot_time_unix_ns, rewrite_tsc, pristine: None }
+        Self { config, capacities, boot_time_unix_ns, rewrite_tsc, pristine: None, prepared: None }
+    }
+
+    /// Reads and checks kernel and initramfs, so that what is wrong with them is known before
+    /// anything is set up for them.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn read_kernel(&mut self) -> Result<(), Error> {
+        self.prepared = Some(loader::prepare(&self.load_request()?)?);
+        Ok(())
     }
 
     /// The machine in its first state, with its kernel loaded.
@@ -138,7 +166,7 @@ impl Blueprint {
     }
 
     /// Puts tables, kernel and initramfs into memory and the vCPU at the kernel's entry.
-    fn load(&self, machine: &mut Machine) -> Result<(), Error> {
+    fn load(&mut self, machine: &mut Machine) -> Result<(), Error> {
         let acpi = AcpiConfig { cpus: 1, serial: self.config.serial.mode != ConsoleMode::Off };
         write_acpi(&machine.memory, &acpi).map_err(|error| Error::Memory {
             size: self.config.memory.size,
@@ -154,23 +182,30 @@ impl Blueprint {
         Ok(())
     }
 
-    fn load_kernel(&self, memory: &GuestMemory) -> Result<loader::Loaded, Error> {
+    fn load_kernel(&mut self, memory: &GuestMemory) -> Result<loader::Loaded, Error> {
+        let prepared = self.prepared.take();
+        let request = self.load_request()?;
+        let prepared = match prepared {
+            Some(prepared) => prepared,
+            None => loader::prepare(&request)?,
+        };
+        Ok(prepared.write(memory, &request)?)
+    }
+
+    fn load_request(&self) -> Result<LoadRequest<'_>, Error> {
         let payload = &self.config.payload;
         let kernel = payload
             .kernel
             .as_deref()
             .ok_or_else(|| Error::Refused("there is no kernel to boot; give --kernel".into()))?;
-        Ok(loader::load(
-            memory,
-            &LoadRequest {
-                kernel,
-                initramfs: payload.initramfs.as_deref(),
-                cmdline: payload.cmdline.as_deref().unwrap_or_default(),
-                rsdp_address: layout::RSDP_ADDRESS,
-                memory_map: memory_map(self.config.memory.size),
-                options: LoadOptions { rewrite_tsc: self.rewrite_tsc },
-            },
-        )?)
+        Ok(LoadRequest {
+            kernel,
+            initramfs: payload.initramfs.as_deref(),
+            cmdline: payload.cmdline.as_deref().unwrap_or_default(),
+            rsdp_address: layout::RSDP_ADDRESS,
+            memory_map: memory_map(self.config.memory.size),
+            options: LoadOptions { rewrite_tsc: self.rewrite_tsc },
+        })
     }
 }
 

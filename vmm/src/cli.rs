@@ -18,6 +18,7 @@ use crate::config::{
     HostOverrides, MemoryConfig, NetConfig, NetOverride, PayloadConfig, RngConfig, VmConfig,
     console_from_options,
 };
+use crate::words::usage_sentence;
 
 /// What a command line asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -89,8 +90,8 @@ pub enum Parsed {
 /// Why a command line cannot be followed.
 #[derive(Debug, Error)]
 pub enum CliError {
-    /// It cannot be read; clap's own text, with a hint.
-    #[error("{}", .0.to_string().trim_end())]
+    /// It cannot be read.
+    #[error("{}", usage_sentence(.0))]
     Usage(clap::Error),
     /// What it asks for cannot be carried out.
     #[error(transparent)]
@@ -162,7 +163,7 @@ fn several(name: &'static str, value: &'static str, help: &'static str) -> Arg {
 
 /// The command line's grammar.
 pub fn command() -> Command {
-    const CONSOLES: &str = "off, null, tty, file=<path>; for --serial also socket=<path>";
+    const CONSOLES: &str = "off, null, tty or file=<path>";
     let vm = [
         one("kernel", "PATH", "Linux kernel to boot: an ELF vmlinux or a bzImage"),
         one("initramfs", "PATH", "Initial RAM file system"),
@@ -225,7 +226,7 @@ fn read_invocation(matches: &ArgMatches) -> Result<Invocation, ConfigError> {
         debug_undo: texts(matches, "debug-undo").map(read_debug_undo).collect(),
         ..Invocation::default()
     };
-    if takes_vm_from_elsewhere(matches, ft.as_ref()) {
+    if takes_vm_from_elsewhere(ft.as_ref()) {
         refuse_vm_options(matches)?;
         invocation.overrides = read_overrides(matches)?;
     } else if VM_OPTIONS.iter().chain(DEVICE_OPTIONS).any(|name| is_given(matches, name)) {
@@ -249,10 +250,9 @@ fn read_invocation(matches: &ArgMatches) -> Result<Invocation, ConfigError> {
 }
 
 /// Whether the VM's configuration comes from a primary or from a log.
-fn takes_vm_from_elsewhere(matches: &ArgMatches, ft: Option<&FtConfig>) -> bool {
+fn takes_vm_from_elsewhere(ft: Option<&FtConfig>) -> bool {
     match ft.map(|ft| &ft.mode) {
-        Some(FtMode::Backup { .. }) => true,
-        Some(FtMode::Replay { .. }) => !is_given(matches, "kernel"),
+        Some(FtMode::Backup { .. } | FtMode::Replay { .. }) => true,
         Some(FtMode::Primary { .. } | FtMode::Record { .. }) | None => false,
     }
 }
@@ -272,8 +272,8 @@ fn refuse_vm_options(matches: &ArgMatches) -> Result<(), ConfigError> {
     match VM_OPTIONS.iter().find(|name| is_given(matches, name)) {
         None => Ok(()),
         Some(name) => Err(ConfigError::Contradiction(format!(
-            "--{name} contradicts --ft: a backup gets its VM from its primary, and a replay \
-             without --kernel from its log. Leave --{name} out; only what belongs to this host \
+            "--{name} contradicts --ft: a backup gets its VM from its primary, and a replay from \
+             its log. Leave --{name} out; only what belongs to this host \
              may be said (--disk id=…,path=… --net id=…,tap=… --rng --serial --console)."
         ))),
     }
@@ -303,13 +303,15 @@ fn read_vm(matches: &ArgMatches) -> Result<VmConfig, ConfigError> {
 fn read_overrides(matches: &ArgMatches) -> Result<HostOverrides, ConfigError> {
     let given = |name| text(matches, name).filter(|_| is_given(matches, name));
     let console = |name| given(name).map(|_| read_console(matches, name)).transpose();
-    Ok(HostOverrides {
+    let overrides = HostOverrides {
         disks: texts(matches, "disk").map(DiskOverride::parse).collect::<Result<_, _>>()?,
         net: texts(matches, "net").map(NetOverride::parse).collect::<Result<_, _>>()?,
         rng: given("rng").map(RngConfig::parse).transpose()?,
         serial: console("serial")?,
         console: console("console")?,
-    })
+    };
+    overrides.validate()?;
+    Ok(overrides)
 }
 
 fn read_console(matches: &ArgMatches, name: &str) -> Result<ConsoleConfig, ConfigError> {

@@ -123,12 +123,26 @@ fn a_backup_may_not_bring_a_vm() {
 }
 
 #[test]
-fn a_replay_takes_its_vm_from_the_log_unless_it_brings_a_kernel() {
+fn what_a_backup_says_of_its_host_is_judged_before_a_primary_comes() {
+    let backup = "--ft role=backup,listen=0.0.0.0:7000";
+    for (options, expected) in [
+        ("--serial socket=/s", "The serial port cannot be a socket yet"),
+        ("--console pty", "The console cannot be a pseudo terminal yet"),
+        ("--disk id=a,path=/x id=a,path=/y", "--disk: the device \"a\" is given twice"),
+        ("--net id=n,tap=a/b", "--net id=n: \"a/b\" is not the name of an interface"),
+        ("--net id=a:b,tap=t", "The device id \"a:b\" cannot be used"),
+    ] {
+        let said = sentence(&format!("{backup} {options}"));
+        assert!(said.starts_with(expected), "{options}: {said}");
+    }
+}
+
+#[test]
+fn a_replay_takes_its_vm_from_the_log() {
     let invocation = run("--ft replay=/log --disk id=_disk0,path=/copy.img");
     assert_eq!((invocation.vm, invocation.overrides.disks.len()), (None, 1));
-    let invocation = run("--kernel /k --disk path=/a --ft replay=/log");
-    assert!(invocation.overrides.is_empty());
-    assert_eq!(invocation.vm.unwrap().disks().len(), 1);
+    let said = sentence("--kernel /k --ft replay=/log");
+    assert!(said.starts_with("--kernel contradicts --ft:"), "{said}");
 }
 
 #[test]

@@ -8,6 +8,8 @@ use std::time::Instant;
 
 use log::{LevelFilter, Log, Metadata, Record};
 
+use crate::error::Error;
+
 struct Logger {
     started: Instant,
     file: Option<Mutex<File>>,
@@ -18,12 +20,16 @@ struct Logger {
 ///
 /// # Errors
 /// The file cannot be opened.
-pub fn start(verbosity: u8, file: Option<&Path>) -> io::Result<()> {
+pub fn start(verbosity: u8, file: Option<&Path>) -> Result<(), Error> {
     let file = match file {
         Some(path) => {
             let file =
-                OpenOptions::new().create(true).append(true).open(path).map_err(|error| {
-                    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+                OpenOptions::new().create(true).append(true).open(path).map_err(|source| {
+                    Error::File {
+                        what: "The log file (--log-file) cannot be opened for writing:",
+                        path: path.to_owned(),
+                        source,
+                    }
                 })?;
             Some(Mutex::new(file))
         }

@@ -98,6 +98,16 @@ impl<'a> VmmProcess<'a> {
         self.process.pid()
     }
 
+    /// Its API socket, as its host sees it.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// The program it runs, as its host sees it.
+    pub fn program(&self) -> PathBuf {
+        Path::new(&self.ch_remote).with_file_name("cloud-hypervisor")
+    }
+
     /// Runs `ch-remote` with these words on its host.
     pub fn ch_remote(&self, words: &[&str]) -> Result<Output> {
         let socket = self.socket.display().to_string();

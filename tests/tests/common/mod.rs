@@ -28,12 +28,17 @@ pub fn takeover_timeout() -> Duration {
 /// A pair that is small, so that it joins soon, with its guest up. The guest boots before it is protected: only one host
 /// has the work of that.
 pub fn small_pair(cluster: &Cluster, ack: Acknowledgement) -> Result<Pair<'_>> {
+    let mut pair = small_vm(cluster, ack)?;
+    pair.reprotect()?;
+    Ok(pair)
+}
+
+/// A pair that is to be: the VM alone, with its guest up.
+pub fn small_vm(cluster: &Cluster, ack: Acknowledgement) -> Result<Pair<'_>> {
     let timeout_ms = u64::try_from(timeout().as_millis())?;
     let mut options = PairOptions { timeout_ms: Some(timeout_ms), ack, ..PairOptions::default() };
     options.vm.memory_mib = 192;
-    let mut pair = Pair::start_unprotected(cluster, options)?;
-    pair.reprotect()?;
-    Ok(pair)
+    Pair::start_unprotected(cluster, options)
 }
 
 /// The guest answers the client, over the connection it has had all along.

@@ -55,7 +55,7 @@ impl FileDisk {
     /// Opens the image file or block device at `path`. `direct` bypasses the host's page cache.
     ///
     /// Nothing is locked: see [`lock`](Self::lock). Fails if there is no such file, if it is of
-    /// another kind, smaller than a sector or not writable, or if the host can't do direct I/O in
+    /// another kind, not of whole sectors or not writable, or if the host can't do direct I/O in
     /// units of 512 bytes.
     pub fn open(path: &Path, read_only: bool, direct: bool) -> Result<Self> {
         let flags = if direct { libc::O_DIRECT } else { 0 };
@@ -76,6 +76,10 @@ impl FileDisk {
         let bytes = file.seek(SeekFrom::End(0)).map_err(disk_error("measure"))?;
         if bytes < SECTOR_BYTES {
             return Err(Error::DiskTooSmall { path: path.to_owned(), bytes });
+        }
+        // The guest would never see the rest, and nobody would know.
+        if !bytes.is_multiple_of(SECTOR_BYTES) {
+            return Err(Error::DiskSize { path: path.to_owned(), bytes });
         }
         let mut disk = Self {
             file,

@@ -2,47 +2,54 @@
 
 use std::process::ExitCode;
 
-use anyhow::Context;
 use vmm::api::{ApiServer, api_queue};
 use vmm::cli::{Invocation, Parsed, parse};
+use vmm::error::Error;
 use vmm::shell::{Outcome, Shell};
+use vmm::words::{complain, print};
+
+const NAME: &str = "cloud-hypervisor";
+/// The exit code of a command line that cannot be followed.
+const BAD_COMMAND_LINE: u8 = 2;
 
 fn main() -> ExitCode {
     let invocation = match parse(std::env::args_os()) {
         Ok(Parsed::Run(invocation)) => invocation,
-        Ok(Parsed::Print(text)) => {
-            print!("{text}");
-            return ExitCode::SUCCESS;
-        }
+        Ok(Parsed::Print(text)) => return print(NAME, &text),
         Err(error) => {
-            eprintln!("cloud-hypervisor: {error}");
-            return ExitCode::from(2);
+            complain(NAME, &error.to_string());
+            return ExitCode::from(BAD_COMMAND_LINE);
         }
     };
     match run(*invocation) {
         Ok(Outcome::Well) => ExitCode::SUCCESS,
         Ok(Outcome::Badly(why)) => {
-            eprintln!("cloud-hypervisor: {why}");
+            complain(NAME, &why);
             ExitCode::FAILURE
         }
         Err(error) => {
-            eprintln!("cloud-hypervisor: {error:#}");
+            // The sentence holds its cause already.
+            complain(NAME, &error.to_string());
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(invocation: Invocation) -> anyhow::Result<Outcome> {
-    vmm::logger::start(invocation.verbosity, invocation.log_file.as_deref())
-        .context("The log cannot be written")?;
-    let (submitter, queue) = api_queue().context("No queue for the API can be made")?;
+fn run(invocation: Invocation) -> Result<Outcome, Error> {
+    // Before this process opens anything that could get the same number.
+    vmm::inherited::check(&invocation)?;
+    vmm::logger::start(invocation.verbosity, invocation.log_file.as_deref())?;
+    let (submitter, queue) = api_queue().map_err(Error::EventFd)?;
     let server = match &invocation.api_socket {
-        Some(place) => Some(ApiServer::start(place, move |call| submitter.submit(call))?),
+        Some(place) => Some(
+            ApiServer::start(place, move |call| submitter.submit(call))
+                .map_err(|error| Error::Api(error.to_string()))?,
+        ),
         None => None,
     };
     let outcome = Shell::new(invocation, queue)?.run();
     if let Some(server) = server {
         server.stop();
     }
-    Ok(outcome?)
+    outcome
 }

@@ -121,10 +121,7 @@ fn consoles_are_words_files_or_sockets() {
     for text in ["", "file", "file=", "screen", "socket=", "fille=/x"] {
         assert_eq!(
             sentence(parse(text)),
-            format!(
-                "--serial: mode={text} cannot be read: off, null, tty, pty, file=PATH or \
-                 socket=PATH is needed."
-            )
+            format!("--serial: mode={text} cannot be read: off, null, tty or file=PATH is needed.")
         );
     }
     assert!(sentence(parse("tty,iommu=on")).contains("iommu is set to on"));

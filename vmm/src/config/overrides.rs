@@ -53,6 +53,12 @@ impl HostOverrides {
     pub fn is_empty(&self) -> bool {
         *self == HostOverrides::default()
     }
+
+    /// Refuses a device that is overridden twice.
+    pub(super) fn refuse_doubles(&self) -> Result<(), ConfigError> {
+        once("--disk", self.disks.iter().map(|one| one.id.as_str()))?;
+        once("--net", self.net.iter().map(|one| one.id.as_str()))
+    }
 }
 
 impl DiskOverride {
@@ -114,14 +120,13 @@ fn missing(option: &str, key: &str, example: &str) -> ConfigError {
 /// The primary's configuration as it is carried out on this host.
 ///
 /// # Errors
-/// A sentence for an id the VM does not have or that is overridden twice, and for a console that
-/// would appear or vanish.
+/// A sentence for an id the VM does not have or that is overridden twice, for a console that would
+/// appear or vanish, and for a result that is no VM.
 pub fn apply_overrides(
     mut config: VmConfig,
     overrides: &HostOverrides,
 ) -> Result<VmConfig, ConfigError> {
-    once("--disk", overrides.disks.iter().map(|one| one.id.as_str()))?;
-    once("--net", overrides.net.iter().map(|one| one.id.as_str()))?;
+    overrides.refuse_doubles()?;
     for one in &overrides.disks {
         let disks = config.disks.as_deref_mut().unwrap_or_default();
         let disk = find(disks, "disk", &one.id, |disk| disk.id.as_deref())?;
@@ -140,6 +145,8 @@ pub fn apply_overrides(
     }
     override_console("serial port", &mut config.serial, overrides.serial.as_ref())?;
     override_console("console", &mut config.console, overrides.console.as_ref())?;
+    // It came from elsewhere, and two overrides may name the same thing.
+    config.validate()?;
     Ok(config)
 }
 

@@ -2,12 +2,13 @@
 //!
 //! It judges values only. Whether files and interfaces exist is found out by those who open them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use super::vm_config::{MEMORY_SIZE_MIN, MEMORY_SIZE_STEP};
 use super::{
-    ConfigError, ConsoleConfig, ConsoleMode, DiskConfig, FtMode, MacAddress, NetConfig, VmConfig,
+    ConfigError, ConsoleConfig, ConsoleMode, DiskConfig, FtMode, HostOverrides, MacAddress,
+    NetConfig, VmConfig,
 };
 
 /// Most vCPUs a VM may have in this version.
@@ -77,8 +78,7 @@ impl VmConfig {
                 firmware.display()
             )));
         }
-        let replayed = matches!(&self.ft, Some(ft) if matches!(ft.mode, FtMode::Replay { .. }));
-        if payload.kernel.is_none() && !replayed {
+        if payload.kernel.is_none() {
             return Err(ConfigError::contradiction(
                 "The VM has nothing to boot: give a kernel (--kernel PATH, or \"payload\": \
                  {\"kernel\": \"PATH\"}).",
@@ -96,16 +96,8 @@ impl VmConfig {
     }
 
     fn validate_consoles(&self) -> Result<(), ConfigError> {
-        validate_console("serial", &self.serial)?;
+        validate_console("serial port", &self.serial)?;
         validate_console("console", &self.console)?;
-        let sockets = [("serial port", &self.serial), ("console", &self.console)];
-        if let Some((name, _)) =
-            sockets.into_iter().find(|(_, console)| console.mode == ConsoleMode::Socket)
-        {
-            return Err(ConfigError::contradiction(format!(
-                "The {name} cannot be a socket yet; use tty, file=PATH, null or off."
-            )));
-        }
         if self.serial.mode == ConsoleMode::Tty && self.console.mode == ConsoleMode::Tty {
             return Err(ConfigError::contradiction(
                 "The serial port and the console cannot both be the terminal: give one of them \
@@ -134,12 +126,26 @@ impl VmConfig {
             }
         }
         self.disks().iter().enumerate().try_for_each(|(at, disk)| validate_disk(at, disk))?;
-        self.nets().iter().enumerate().try_for_each(|(at, net)| validate_net(at, net))?;
+        for (at, net) in self.nets().iter().enumerate() {
+            validate_net(&format!("net[{at}]"), net)?;
+        }
         self.validate_shared_names()
     }
 
-    /// Two devices must not stand on one tap or answer to one MAC.
+    /// Two devices must not stand on one image or tap, or answer to one MAC.
     fn validate_shared_names(&self) -> Result<(), ConfigError> {
+        let mut images = BTreeMap::new();
+        for disk in self.disks() {
+            let Some(path) = &disk.path else { continue };
+            let readers_only = *images.get(path).unwrap_or(&true) && disk.readonly;
+            if images.insert(path, disk.readonly).is_some() && !readers_only {
+                return Err(ConfigError::contradiction(format!(
+                    "Two disks use the image {}: every one needs its own, unless all of them are \
+                     readonly=on.",
+                    path.display()
+                )));
+            }
+        }
         let (mut taps, mut macs) = (BTreeSet::new(), BTreeSet::new());
         for net in self.nets() {
             if let Some(tap) = net.tap.as_deref().filter(|tap| !taps.insert(*tap)) {
@@ -157,31 +163,55 @@ impl VmConfig {
     }
 
     fn validate_ft(&self) -> Result<(), ConfigError> {
-        match &self.ft {
-            Some(ft) if matches!(ft.mode, FtMode::Backup { .. }) => {
-                Err(ConfigError::contradiction(
-                    "A backup gets its VM from its primary: start it without a VM of its own.",
-                ))
-            }
-            Some(_) | None => Ok(()),
+        match self.ft.as_ref().map(|ft| &ft.mode) {
+            Some(FtMode::Backup { .. }) => Err(ConfigError::contradiction(
+                "A backup gets its VM from its primary: start it without a VM of its own.",
+            )),
+            Some(FtMode::Replay { .. }) => Err(ConfigError::contradiction(
+                "A replay takes its VM from its log: start it without a VM of its own.",
+            )),
+            Some(FtMode::Primary { .. } | FtMode::Record { .. }) | None => Ok(()),
         }
+    }
+}
+
+impl HostOverrides {
+    /// Checks what can be checked before a VM comes.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, as a sentence.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        self.refuse_doubles()?;
+        for id in self.disks.iter().map(|one| &one.id).chain(self.net.iter().map(|one| &one.id)) {
+            validate_id(id)?;
+        }
+        for one in &self.net {
+            let tap = Some(one.tap.clone());
+            let net = NetConfig { tap, ip: one.ip, mask: one.mask, ..NetConfig::default() };
+            validate_net(&format!("--net id={}", one.id), &net)?;
+        }
+        for (name, console) in [("serial port", &self.serial), ("console", &self.console)] {
+            console.iter().try_for_each(|console| validate_console(name, console))?;
+        }
+        Ok(())
     }
 }
 
 fn validate_console(name: &str, console: &ConsoleConfig) -> Result<(), ConfigError> {
     let ConsoleConfig { mode, file, socket } = console;
-    let (needs_file, needs_socket) = match mode {
-        ConsoleMode::File => (true, false),
-        ConsoleMode::Socket => (false, true),
-        ConsoleMode::Off | ConsoleMode::Null | ConsoleMode::Tty => (false, false),
-        ConsoleMode::Pty => {
-            return Err(ConfigError::contradiction(format!(
-                "The {name} cannot be a pseudo terminal yet: use tty, file=PATH, null or off."
-            )));
-        }
+    let not_yet = |what| {
+        Err(ConfigError::contradiction(format!(
+            "The {name} cannot be a {what} yet: use tty, file=PATH, null or off."
+        )))
+    };
+    let needs_file = match mode {
+        ConsoleMode::File => true,
+        ConsoleMode::Off | ConsoleMode::Null | ConsoleMode::Tty => false,
+        ConsoleMode::Pty => return not_yet("pseudo terminal"),
+        ConsoleMode::Socket => return not_yet("socket"),
     };
     for (what, given, needed) in
-        [("file", file.is_some(), needs_file), ("socket", socket.is_some(), needs_socket)]
+        [("file", file.is_some(), needs_file), ("socket", socket.is_some(), false)]
     {
         if given && !needed {
             return Err(ConfigError::contradiction(format!(
@@ -229,8 +259,8 @@ fn validate_disk(at: usize, disk: &DiskConfig) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn validate_net(at: usize, net: &NetConfig) -> Result<(), ConfigError> {
-    let refuse = |what: String| Err(ConfigError::contradiction(format!("net[{at}]: {what}")));
+fn validate_net(place: &str, net: &NetConfig) -> Result<(), ConfigError> {
+    let refuse = |what: String| Err(ConfigError::contradiction(format!("{place}: {what}")));
     if let Some(tap) = net.tap.as_deref()
         && !is_interface_name(tap)
     {

@@ -77,10 +77,30 @@ fn a_vm_needs_a_kernel_and_only_a_kernel() {
         sentence(|vm| vm.payload.firmware = Some("/fw".into())),
         "Booting a firmware (/fw) is not there yet: give a Linux kernel as the payload's kernel."
     );
-    let mut replay = vm();
-    replay.payload.kernel = None;
-    replay.ft = Some(FtConfig::parse("replay=x").unwrap());
-    replay.validate().unwrap();
+}
+
+#[test]
+fn who_follows_a_log_has_no_vm_of_its_own() {
+    let with = |ft: &str| {
+        let ft = FtConfig::parse(ft).unwrap();
+        sentence(|vm| vm.ft = Some(ft))
+    };
+    assert!(with("replay=x").starts_with("A replay takes its VM from its log"));
+    assert!(with("role=backup,listen=0.0.0.0:1").starts_with("A backup gets its VM"));
+}
+
+#[test]
+fn an_image_belongs_to_one_disk_unless_nobody_writes() {
+    let disks = |readonly: [bool; 2]| {
+        let disk =
+            |readonly| DiskConfig { path: Some("/a".into()), readonly, ..DiskConfig::default() };
+        VmConfig { disks: Some(readonly.map(disk).to_vec()), ..vm() }
+    };
+    disks([true, true]).validate().unwrap();
+    for readonly in [[false, true], [true, false], [false, false]] {
+        let said = disks(readonly).validate().unwrap_err().to_string();
+        assert!(said.starts_with("Two disks use the image /a"), "{said}");
+    }
 }
 
 #[test]
@@ -101,24 +121,24 @@ fn consoles_have_what_their_mode_needs_and_nothing_else() {
     };
     assert_eq!(
         sentence(|vm| vm.serial = console(ConsoleMode::File, false, false)),
-        "The serial's mode is File but it has no file: give one (file=PATH)."
+        "The serial port's mode is File but it has no file: give one (file=PATH)."
     );
     assert_eq!(
         sentence(|vm| vm.serial = console(ConsoleMode::Null, true, false)),
-        "The serial has a file but its mode is Null: the mode must be the one that uses it."
+        "The serial port has a file but its mode is Null: the mode must be the one that uses it."
     );
-    assert!(sentence(|vm| vm.serial.mode = ConsoleMode::Socket).contains("no socket"));
+    assert!(sentence(|vm| vm.serial.mode = ConsoleMode::Socket).contains("a socket yet"));
     assert_eq!(
         sentence(|vm| vm.console.mode = ConsoleMode::Pty),
         "The console cannot be a pseudo terminal yet: use tty, file=PATH, null or off."
     );
     assert_eq!(
         sentence(|vm| vm.console = console(ConsoleMode::Socket, false, true)),
-        "The console cannot be a socket yet; use tty, file=PATH, null or off."
+        "The console cannot be a socket yet: use tty, file=PATH, null or off."
     );
     assert_eq!(
         sentence(|vm| vm.serial = console(ConsoleMode::Socket, false, true)),
-        "The serial port cannot be a socket yet; use tty, file=PATH, null or off."
+        "The serial port cannot be a socket yet: use tty, file=PATH, null or off."
     );
     assert_eq!(
         sentence(|vm| vm.serial.mode = ConsoleMode::Tty),

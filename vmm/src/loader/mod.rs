@@ -23,7 +23,8 @@ mod testing;
 mod tests;
 pub mod tsc;
 
-use std::path::Path;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 
 use vm_memory::bitmap::AtomicBitmap;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -101,6 +102,23 @@ pub struct Loaded {
     pub kernel_end: u64,
 }
 
+/// Files that were read and checked, and where they go. Nothing is written yet.
+pub struct Prepared {
+    image: Vec<u8>,
+    kernel: elf::Kernel,
+    sites: Vec<tsc::TscSite>,
+    initramfs: Option<Initramfs>,
+}
+
+/// An initramfs that has a place.
+struct Initramfs {
+    path: PathBuf,
+    file: File,
+    /// Guest-physical.
+    address: u64,
+    size_bytes: u64,
+}
+
 /// Loads kernel, initramfs and boot data into `memory`.
 ///
 /// All that can be checked is checked before the first byte is written, but a file that fails while
@@ -110,10 +128,19 @@ pub struct Loaded {
 ///
 /// A [`LoaderError`], each a sentence about the file, the command line or the memory at fault.
 pub fn load(memory: &GuestMemory, request: &LoadRequest<'_>) -> Result<Loaded, LoaderError> {
+    prepare(request)?.write(memory, request)
+}
+
+/// Reads and checks the files of `request`, for which no guest memory is needed.
+///
+/// # Errors
+///
+/// As [`load`].
+pub fn prepare(request: &LoadRequest<'_>) -> Result<Prepared, LoaderError> {
     pvh::check(request.cmdline, &request.memory_map)?;
     let in_kernel = |source| LoaderError::Kernel { path: request.kernel.to_owned(), source };
     let file = image::read_kernel(request.kernel)?;
-    let image = image::elf_of(&file).map_err(in_kernel)?;
+    let image = image::elf_of(&file).map_err(in_kernel)?.into_owned();
     let kernel = elf::Kernel::parse(&image).map_err(in_kernel)?;
     let sites = match request.options.rewrite_tsc {
         true => find_tsc_sites(&kernel, &image).map_err(in_kernel)?,
@@ -122,27 +149,60 @@ pub fn load(memory: &GuestMemory, request: &LoadRequest<'_>) -> Result<Loaded, L
     for segment in &kernel.segments {
         check_in_ram(segment, &request.memory_map)?;
     }
-    let initramfs = match request.initramfs {
-        Some(path) => Some(load_initramfs(memory, path, kernel.end(), &request.memory_map)?),
-        None => None,
-    };
-    for segment in &kernel.segments {
-        write_segment(memory, segment, &image)?;
+    let place = |path| place_initramfs(path, kernel.end(), &request.memory_map);
+    let initramfs = request.initramfs.map(place).transpose()?;
+    Ok(Prepared { image, kernel, sites, initramfs })
+}
+
+impl Prepared {
+    /// Writes all of it, and what belongs to it, to `memory`. `request` is the one it was prepared
+    /// for.
+    ///
+    /// # Errors
+    ///
+    /// The initramfs cannot be read, or `memory` is not what the memory map says.
+    pub fn write(
+        mut self,
+        memory: &GuestMemory,
+        request: &LoadRequest<'_>,
+    ) -> Result<Loaded, LoaderError> {
+        if let Some(initramfs) = &mut self.initramfs {
+            initramfs.write(memory)?;
+        }
+        for segment in &self.kernel.segments {
+            write_segment(memory, segment, &self.image)?;
+        }
+        let tsc_sites = rewrite(memory, &self.kernel, &self.sites)?;
+        let data = pvh::BootData {
+            command_line: request.cmdline,
+            rsdp_address: request.rsdp_address,
+            memory_map: &request.memory_map,
+            initramfs: self.initramfs.as_ref().map(|one| (one.address, one.size_bytes)),
+        };
+        pvh::write(memory, &data)?;
+        Ok(Loaded {
+            entry: self.kernel.entry,
+            start_info: placement::START_INFO,
+            tsc_sites,
+            kernel_end: self.kernel.end(),
+        })
     }
-    let tsc_sites = rewrite(memory, &kernel, &sites)?;
-    let data = pvh::BootData {
-        command_line: request.cmdline,
-        rsdp_address: request.rsdp_address,
-        memory_map: &request.memory_map,
-        initramfs,
-    };
-    pvh::write(memory, &data)?;
-    Ok(Loaded {
-        entry: kernel.entry,
-        start_info: placement::START_INFO,
-        tsc_sites,
-        kernel_end: kernel.end(),
-    })
+}
+
+impl Initramfs {
+    fn write(&mut self, memory: &GuestMemory) -> Result<(), LoaderError> {
+        memory
+            .read_exact_volatile_from(
+                GuestAddress(self.address),
+                &mut self.file,
+                self.size_bytes as usize,
+            )
+            .map_err(|error| LoaderError::Read {
+                what: "initramfs",
+                path: self.path.clone(),
+                source: std::io::Error::other(error.to_string()),
+            })
+    }
 }
 
 /// The time-stamp reads in all code of the kernel; offsets are those in the file.
@@ -211,17 +271,15 @@ fn rewrite(
     Ok(counts)
 }
 
-/// Puts the initramfs at the top of the RAM below 4 GiB, above the kernel, aligned to a page.
-///
-/// Returns its guest-physical address and its size in bytes.
-fn load_initramfs(
-    memory: &GuestMemory,
+/// The place of the initramfs: the top of the RAM below 4 GiB, above the kernel, aligned to a page.
+fn place_initramfs(
     path: &Path,
     kernel_end: u64,
     map: &[MemoryMapEntry],
-) -> Result<(u64, u64), LoaderError> {
+) -> Result<Initramfs, LoaderError> {
     const LOW_LIMIT: u64 = 1 << 32;
-    let (mut file, size_bytes) = image::open("initramfs", path)?;
+    let path = path.to_owned();
+    let (file, size_bytes) = image::open("initramfs", &path)?;
     let mut free_bytes = 0;
     let mut place: Option<u64> = None;
     for entry in map.iter().filter(|entry| entry.kind == MemoryKind::Ram) {
@@ -234,16 +292,8 @@ fn load_initramfs(
             place = Some(address);
         }
     }
-    let Some(address) = place else {
-        let path = path.to_owned();
-        return Err(LoaderError::InitramfsTooLarge { path, size_bytes, free_bytes });
-    };
-    memory
-        .read_exact_volatile_from(GuestAddress(address), &mut file, size_bytes as usize)
-        .map_err(|error| LoaderError::Read {
-            what: "initramfs",
-            path: path.to_owned(),
-            source: std::io::Error::other(error.to_string()),
-        })?;
-    Ok((address, size_bytes))
+    match place {
+        Some(address) => Ok(Initramfs { path, file, address, size_bytes }),
+        None => Err(LoaderError::InitramfsTooLarge { path, size_bytes, free_bytes }),
+    }
 }

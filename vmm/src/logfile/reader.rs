@@ -41,7 +41,11 @@ impl LogReader {
                 Prologue::from_body(&body).map_err(|error| file.broken(&error))?
             }
             Some(_) => return Err(file.broken(&"it does not begin with a prologue")),
-            None => return Err(file.broken(&"it is empty or ends inside its first frame")),
+            None => {
+                let reason = "it is empty or ends inside its first frame; give a whole file that \
+                              --ft record= has written";
+                return Err(file.broken(&reason));
+            }
         };
         let prologue_bytes = file.whole_bytes();
         Ok(Self { file, prologue, prologue_bytes })
@@ -121,11 +125,17 @@ struct FrameFile {
 
 impl FrameFile {
     fn open(path: &Path) -> Result<Self, Error> {
-        let file = File::open(path).map_err(|source| Error::File {
+        let failed = |source| Error::File {
             what: "The log cannot be opened:",
             path: path.to_owned(),
             source,
-        })?;
+        };
+        // Opening a pipe would wait for whoever writes to it.
+        if !std::fs::metadata(path).map_err(failed)?.is_file() {
+            let reason = "it is no regular file; give one that --ft record= has written".to_owned();
+            return Err(Error::Log { path: path.to_owned(), reason });
+        }
+        let file = File::open(path).map_err(failed)?;
         let frames = FrameReader::new();
         Ok(Self { path: path.to_owned(), file, frames, read_bytes: 0, at_end: false })
     }

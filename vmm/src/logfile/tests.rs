@@ -230,7 +230,7 @@ fn files_that_are_no_logs_get_a_sentence() {
         (&garbage, "does not start with CHFT"),
         (&empty, "it is empty"),
         (&other_version, "format version 99"),
-        (&folder.path().to_owned(), "Is a directory"),
+        (&folder.path().to_owned(), "it is no regular file"),
     ] {
         for command in ["dump", "summary", "verify"] {
             let (code, _, err) = run(&[command], &[file]);

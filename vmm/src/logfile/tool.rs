@@ -14,6 +14,7 @@ use super::printed;
 use super::summary::summarise;
 use super::verify::verify;
 use crate::error::Error;
+use crate::words::usage_sentence;
 
 /// Looks into logs of recorded virtual machines (cloud-hypervisor --ft record=FILE).
 #[derive(Parser)]
@@ -77,7 +78,7 @@ pub fn run(
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(error) if error.use_stderr() => {
-            let _ = write!(err, "{error}");
+            let _ = writeln!(err, "ft-log: {}", usage_sentence(&error));
             return BAD_INPUT;
         }
         Err(error) => {

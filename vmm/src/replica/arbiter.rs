@@ -13,6 +13,8 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::identity::{hex, random_id};
+
 /// The arbiter's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -56,6 +58,32 @@ pub fn claim(
     }
 }
 
+/// Whether a claim could be made in `directory`: asked while there is nothing to decide yet.
+///
+/// # Errors
+/// A sentence: the directory is not there, is none, cannot be written, or its file system has no
+/// hard links.
+pub fn check_arbiter(directory: &Path) -> Result<(), String> {
+    try_claiming(directory).map_err(|error| {
+        format!(
+            "the arbiter's directory {} cannot be used: {error}; mount the storage that both hosts \
+             share, or make the directory and let this user write there",
+            directory.display()
+        )
+    })
+}
+
+/// Makes a file and a hard link to it, and removes both.
+fn try_claiming(directory: &Path) -> Result<(), std::io::Error> {
+    let attempt = random_id().map_err(|error| std::io::Error::other(error.to_string()))?;
+    let own = directory.join(format!(".{}.attempt", hex(&attempt)));
+    let linked = own.with_extension("link");
+    File::create_new(&own)?;
+    let made = fs::hard_link(&own, &linked);
+    let removed = fs::remove_file(&own);
+    made.and_then(|()| fs::remove_file(&linked)).and(removed)
+}
+
 /// The answer that was given before, if one was.
 fn decided(question: &Path, claimant: &str) -> Result<Option<Verdict>, std::io::Error> {
     match fs::read(question) {
@@ -96,6 +124,20 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let gone = directory.path().join("gone");
         assert!(claim(&gone, "vm", 1, "a").is_err());
+    }
+
+    #[test]
+    fn a_directory_that_could_not_be_asked_is_noticed_before_it_has_to_be() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("file");
+        File::create(&file).unwrap();
+        assert_eq!(check_arbiter(directory.path()), Ok(()));
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "nothing is left behind");
+        for bad in [file, directory.path().join("gone")] {
+            let said = check_arbiter(&bad).unwrap_err();
+            let path = bad.display().to_string();
+            assert!(said.contains(&path) && said.contains("cannot be used"), "{said}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::time::Duration;
 use ft::Answer;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::arbiter::{Verdict, claim};
+use super::arbiter::{Verdict, check_arbiter, claim};
 use crate::error::Error;
 
 /// What a helper found.
@@ -46,12 +46,21 @@ impl Helpers {
         Ok(Self { sender, receiver, event })
     }
 
-    /// Connects to `peer` (`HOST:PORT`), for at most `timeout`.
+    /// Sees that the arbiter in `directory` will answer one day, then connects to `peer`
+    /// (`HOST:PORT`), for at most `timeout`.
     ///
     /// # Errors
     /// No thread.
-    pub fn connect(&self, peer: String, timeout: Duration) -> Result<(), Error> {
-        self.help("connect", move || Helped::Connected(connect(&peer, timeout)))
+    pub fn connect(
+        &self,
+        directory: Option<PathBuf>,
+        peer: String,
+        timeout: Duration,
+    ) -> Result<(), Error> {
+        self.help("connect", move || {
+            let checked = directory.as_deref().map_or(Ok(()), check_arbiter);
+            Helped::Connected(checked.and_then(|()| connect(&peer, timeout)))
+        })
     }
 
     /// Asks the arbiter in `directory`.

@@ -10,7 +10,7 @@ mod heartbeats;
 mod helpers;
 mod lease;
 
-pub use arbiter::{Verdict, claim};
+pub use arbiter::{Verdict, check_arbiter, claim};
 pub use channel::{Channel, Received};
 pub use heartbeats::Heartbeats;
 pub use helpers::{Helped, Helpers};

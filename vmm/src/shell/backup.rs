@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use ft::recorder::Noted;
 use ft::{
     Action, Assumptions, Backup, BackupState, Batch, Divergence, EndReason, Event, HaltReason,
-    Happening, Ledger, Link, Output, Prologue, Trail,
+    Happening, Ledger, Output, Prologue, Trail,
 };
 use serde_json::json;
 use xxhash_rust::xxh3::xxh3_64;
@@ -19,15 +19,22 @@ use super::logged::described;
 use super::primary_side::{BUSY_TICK_MS, arbiter_directory, ask_arbiter, now_ms};
 use super::protection::Protection;
 use super::reprotection::Succession;
+use super::suitability::check_host;
+use super::visitors::Visitors;
 use super::vm::Running;
-use super::world::disk_capacities;
 use super::{Interest, Outcome, Poller, Shell, Source};
 use crate::config::{AckMode, Arbiter, FtConfig, FtMode, PeerAddress, apply_overrides};
 use crate::description::Description;
 use crate::engine::{DivergenceReport, Ended, Message};
 use crate::error::Error;
 use crate::identity::{build_id, hex, random_id};
-use crate::replica::{Channel, Heartbeats, Helped, Helpers, Lease};
+use crate::replica::{Channel, Heartbeats, Helped, Helpers, Lease, Received};
+
+/// Connections taken before the event loop's other sources have their turn.
+const ACCEPTED_A_TURN: usize = 64;
+
+/// Characters of a reason for a refusal.
+const REASON_MOST: usize = 2000;
 
 /// What the shell keeps for a VM that follows a primary.
 pub(super) struct BackupSide {
@@ -37,6 +44,7 @@ pub(super) struct BackupSide {
     listener: TcpListener,
     claimant: String,
     helpers: Helpers,
+    visitors: Visitors,
     channel: Option<Channel>,
     heartbeats: Heartbeats,
     arbiter: Option<PathBuf>,
@@ -94,10 +102,26 @@ impl BackupSide {
 
     pub(super) fn close(mut self, poller: &Poller) {
         self.close_channel(poller);
+        self.visitors.dismiss(poller);
         for fd in [self.listener.as_raw_fd(), self.heartbeats.as_raw_fd(), self.helpers.as_raw_fd()]
         {
             poller.forget(fd);
         }
+    }
+
+    /// Tells a second primary why it is not followed.
+    fn turn_away(&mut self, mut channel: Channel, poller: &Poller) {
+        let from = channel.peer().map_or_else(String::new, |from| from.to_string());
+        self.visitors.say(&format!("{from} was turned away: a primary is followed already"));
+        let why = format!(
+            "the backup at {} follows a primary already, or runs its VM: name another one, on a \
+             port of its own",
+            self.listen
+        );
+        if let Err(error) = channel.send(&ft::Message::Word(ft::Word::Refuse { why })) {
+            log::debug!("{error}");
+        }
+        poller.forget(channel.as_raw_fd());
     }
 
     fn close_channel(&mut self, poller: &Poller) {
@@ -152,6 +176,7 @@ impl Shell {
             listener,
             claimant: hex(&random_id()?),
             helpers,
+            visitors: Visitors::default(),
             channel: None,
             heartbeats,
             arbiter: None,
@@ -189,36 +214,49 @@ impl Shell {
         }
     }
 
-    /// Takes a connection while nobody is followed. A newer one replaces one that has said
-    /// nothing sensible yet; who is followed is not disturbed.
     fn accept(&mut self) -> Result<(), Error> {
         let Protection::Backup(side) = &mut self.protection else { return Ok(()) };
-        loop {
-            let (stream, from) = match side.listener.accept() {
-                Ok(accepted) => accepted,
+        for _ in 0..ACCEPTED_A_TURN {
+            match side.listener.accept() {
+                Ok((stream, _)) => side.visitors.admit(stream, &self.poller),
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => {
-                    log::warn!("a connection could not be accepted: {error}");
+                    side.visitors.say(&format!("a connection could not be accepted: {error}"));
                     return Ok(());
                 }
-            };
-            if side.backup.state() != BackupState::Waiting {
-                log::warn!("{from} was turned away: a primary is followed already");
-                continue;
             }
-            side.close_channel(&self.poller);
-            let channel = Channel::new(stream, Link::backup())?;
-            self.poller.watch(channel.as_raw_fd(), Source::Channel, Interest::Read)?;
-            side.channel = Some(channel);
         }
+        Ok(())
+    }
+
+    /// Lets the first who greets while nobody is followed be the primary; others are told why not.
+    /// Who is followed is not disturbed.
+    fn hear_visitors(&mut self) -> Result<(), Error> {
+        let Protection::Backup(side) = &mut self.protection else { return Ok(()) };
+        for (channel, received) in side.visitors.hear(&self.poller) {
+            let Protection::Backup(side) = &mut self.protection else { return Ok(()) };
+            if side.backup.state() == BackupState::Waiting {
+                side.close_channel(&self.poller);
+                side.channel = Some(channel);
+                self.on_backup_received(received)?;
+            } else {
+                side.turn_away(channel, &self.poller);
+            }
+        }
+        Ok(())
     }
 
     fn on_backup_channel(&mut self) -> Result<(), Error> {
+        self.hear_visitors()?;
         let Some(channel) = self.backup_side().and_then(|side| side.channel.as_mut()) else {
             return Ok(());
         };
         channel.flush();
         let received = channel.receive();
+        self.on_backup_received(received)
+    }
+
+    fn on_backup_received(&mut self, received: Received) -> Result<(), Error> {
         for message in received.messages {
             self.on_backup_message(message)?;
         }
@@ -335,7 +373,7 @@ impl Shell {
             self.discard();
         }
         let Some(side) = self.backup_side() else { return Ok(()) };
-        let result = result.map_err(|error| error.to_string());
+        let result = result.map_err(|error| shortened(error.to_string()));
         let actions = side.backup.prepared(now_ms(), result);
         self.act_backup(actions)
     }
@@ -344,14 +382,6 @@ impl Shell {
         let Description { config, cpuid, disk_sectors, protection } = described(prologue)?;
         self.succession.described = Some(config.clone());
         let config = apply_overrides(config, &self.invocation.overrides)?;
-        // A disk of another size would be found out by the guest, after a takeover.
-        if disk_capacities(&config)? != disk_sectors {
-            return Err(Error::Refused(
-                "the disks on the backup's host are not as large as the primary's: give the \
-                 backup --disk id=…,path=… for the storage that both hosts share"
-                    .into(),
-            ));
-        }
         let Protection::Backup(side) = &mut self.protection else { return Ok(()) };
         let arbiter = match &side.config.arbiter {
             Some(arbiter) => Some(arbiter.clone()),
@@ -361,15 +391,7 @@ impl Shell {
         side.arbiter = arbiter_directory(arbiter.as_ref());
         let primary_ip = side.channel.as_ref().and_then(Channel::peer_ip);
         side.inheritance = protection.map(|ft| inheritance(ft, arbiter, side.listen, primary_ip));
-        if let Some(directory) = &side.arbiter
-            && !directory.is_dir()
-        {
-            return Err(Error::Refused(format!(
-                "the arbiter's directory {} is not there on the backup's host; mount the storage \
-                 that both hosts share",
-                directory.display()
-            )));
-        }
+        check_host(&config, &disk_sectors, side.arbiter.as_deref())?;
         // The last primary's address may still be the one that datagrams are taken from.
         self.poller.forget(side.heartbeats.as_raw_fd());
         side.heartbeats.renew(heartbeat_address(&side.config, side.listen))?;
@@ -572,6 +594,15 @@ fn inheritance(
         mode @ (FtMode::Backup { .. } | FtMode::Record { .. } | FtMode::Replay { .. }) => mode,
     };
     (FtConfig { mode, arbiter, ..ft }, primary_address)
+}
+
+/// A reason that fits into a message: what a primary described may be repeated in it.
+fn shortened(mut why: String) -> String {
+    if let Some((end, _)) = why.char_indices().nth(REASON_MOST) {
+        why.truncate(end);
+        why.push('…');
+    }
+    why
 }
 
 fn heartbeat_address(ft: &FtConfig, listen: SocketAddr) -> SocketAddr {

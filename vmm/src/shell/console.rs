@@ -6,6 +6,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
 
 use vmm_sys_util::terminal::Terminal;
 
@@ -39,15 +40,14 @@ impl Console {
             ConsoleMode::Tty => Self::Terminal,
             ConsoleMode::File => {
                 let path = config.file.clone().unwrap_or_default();
-                let file =
-                    OpenOptions::new().create(true).append(true).open(&path).map_err(|source| {
-                        Error::File {
-                            what: "The console's file cannot be opened for writing:",
-                            path,
-                            source,
-                        }
-                    })?;
-                Self::File(file)
+                // A pipe that nobody reads must make neither this process nor the guest wait.
+                let opened = OpenOptions::new()
+                    .create(true)
+                    .append(true)
+                    .custom_flags(libc::O_NONBLOCK)
+                    .open(&path);
+                let what = "The console's file cannot be opened for writing:";
+                Self::File(opened.map_err(|source| Error::File { what, path, source })?)
             }
         })
     }

@@ -5,6 +5,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::fd::FromRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -24,7 +25,12 @@ impl Events {
         let file = match monitor {
             None => None,
             Some(EventMonitor::Path(path)) => {
-                let file = OpenOptions::new().create(true).append(true).open(path);
+                // A pipe that nobody reads must not make this process wait.
+                let file = OpenOptions::new()
+                    .create(true)
+                    .append(true)
+                    .custom_flags(libc::O_NONBLOCK)
+                    .open(path);
                 Some(file.map_err(|source| Error::File {
                     what: "The event monitor cannot be opened:",
                     path: path.clone(),

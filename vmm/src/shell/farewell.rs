@@ -43,6 +43,10 @@ impl Shell {
                 )),
             );
         }
+        // A backup that was lost between the copy and its promise: nobody else says so.
+        self.refuse_protection(
+            "The backup was lost before it could protect the VM, which runs on.",
+        );
         self.answer(Awaits::Unprotected, &Ok(()));
     }
 

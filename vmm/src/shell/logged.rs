@@ -2,7 +2,7 @@
 //!
 //! Owns what the shell does with chunks and outputs in both cases.
 
-use std::io::{IsTerminal, stderr};
+use std::io::{IsTerminal, Write, stderr, stdout};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use super::console::Console;
 use super::protection::Protection;
 use super::vm::{Running, host_cpuid};
 use super::{Awaits, Outcome, Shell};
+use crate::api::ApiError;
 use crate::cli::DebugUndo;
 use crate::config::{ConsoleConfig, ConsoleMode, FtConfig, VmConfig, apply_overrides};
 use crate::description::Description;
@@ -80,7 +81,11 @@ impl Progress {
             self.shown = Instant::now();
             let percent = read_bytes * 100 / self.file_bytes.max(1);
             let time = seconds(self.machine_ns());
-            eprint!("\rreplay: moment {moment}, {time} of machine time, {percent} % of the log ");
+            // A terminal that went away is no reason to stop.
+            let _ = write!(
+                stderr(),
+                "\rreplay: moment {moment}, {time} of machine time, {percent} % of the log "
+            );
         }
     }
 
@@ -160,6 +165,10 @@ impl Shell {
                 self.events.report("ft", "recording-failed", &json!({ "why": error.to_string() }));
                 self.protection = Protection::None;
                 self.send(Message::StopRecording(None));
+                // Whoever asked for the log's beginning or end must not wait for ever.
+                let failed = Err(ApiError::failed(format!("The recording ended early: {error}")));
+                self.answer(Awaits::Protected, &failed);
+                self.answer(Awaits::Unprotected, &failed);
                 if self.invocation.ft.is_some() {
                     self.failure = Some(format!("the recording ended early: {error}"));
                 }
@@ -251,13 +260,11 @@ impl Shell {
         let Protection::Replaying(log) = &mut self.protection else { return };
         let Progress { begun, moment, outputs, .. } = log.progress;
         let took_ms = begun.elapsed().as_millis();
-        println!(
-            "replayed up to moment {moment}, where {}: every comparison was equal",
-            end_text(reason)
-        );
-        println!(
-            "{} of machine time replayed in {}.{:03} s; {} bytes of log; {} deltas with {} pages; \
-             {} outputs",
+        let text = format!(
+            "replayed up to moment {moment}, where {}: every comparison was equal\n\
+             {} of machine time replayed in {}.{:03} s; {} bytes of log; {} deltas with {} pages; \
+             {} outputs\n",
+            end_text(reason),
             seconds(log.progress.machine_ns()),
             took_ms / 1000,
             took_ms % 1000,
@@ -267,6 +274,10 @@ impl Shell {
             outputs.count,
         );
         self.outcome = Some(Outcome::Well);
+        // That the replay was equal is in the exit code, whoever reads this or not.
+        if let Err(error) = stdout().write_all(text.as_bytes()) {
+            log::warn!("the end of the replay cannot be told: {error}");
+        }
     }
 
     /// Only the serial port's bytes of a replay are shown, and only where the user asked.

@@ -21,6 +21,8 @@ mod reports;
 mod reprotection;
 mod signals;
 mod statistics;
+mod suitability;
+mod visitors;
 mod vm;
 mod world;
 
@@ -37,7 +39,7 @@ use self::primary_side::BUSY_TICK_MS;
 use self::protection::Protection;
 use self::reprotection::Succession;
 use self::signals::{Signal, Signals};
-use crate::api::{ApiQueue, ReplySender};
+use crate::api::{ApiError, ApiQueue, ReplySender};
 use crate::cli::Invocation;
 use crate::config::VmConfig;
 use crate::error::Error;
@@ -219,6 +221,10 @@ impl Shell {
             running.end(&self.poller);
             // What the machine still said on its way out.
             self.statistics.stopped();
+        }
+        // What they wait for will not happen any more.
+        for (_, reply) in std::mem::take(&mut self.calls) {
+            reply.send(Err(ApiError::failed("The VM ended before this was done.")));
         }
         self.held = HeldWrites::default();
         self.paused = false;

@@ -48,19 +48,10 @@ impl Shell {
             Some(identity) => identity,
             None => (random_id()?, 1),
         };
-        if let Some(directory) = arbiter_directory(ft.arbiter.as_ref())
-            && !directory.is_dir()
-        {
-            return Err(Error::Refused(format!(
-                "the arbiter's directory {} is not there; mount the storage that both hosts share, \
-                 or make the directory",
-                directory.display()
-            )));
-        }
         let helpers = Helpers::new()?;
         self.poller().watch(helpers.as_raw_fd(), Source::Helpers, Interest::Read)?;
         let timeout = Duration::from_millis(ft.timings.connect_timeout_ms);
-        helpers.connect(peer.to_string(), timeout)?;
+        helpers.connect(arbiter_directory(ft.arbiter.as_ref()), peer.to_string(), timeout)?;
         self.leave_protection();
         let starting = !self.started;
         self.protection = Protection::Primary(Box::new(PrimarySide {

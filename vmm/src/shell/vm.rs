@@ -64,11 +64,12 @@ impl Running {
         paused: bool,
         poller: &Poller,
     ) -> Result<Self, Error> {
-        let kvm = Kvm::open()?;
-        let cpuid = host_cpuid(&kvm, undo)?;
         let capacities = disk_capacities(config)?;
         let rewrite_tsc = !undo.contains(&DebugUndo::TscRewrite);
         let mut blueprint = Blueprint::new(config.clone(), capacities.clone(), rewrite_tsc);
+        blueprint.read_kernel()?;
+        let kvm = Kvm::open()?;
+        let cpuid = host_cpuid(&kvm, undo)?;
         let guest = cpuid.clone();
         let build = move || {
             let machine = blueprint.build(&kvm, &guest)?;

@@ -7,7 +7,10 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use ft::{BlockOp, Input, Output};
 use virtio_devices::backend::announcement::announcement;
@@ -35,6 +38,9 @@ const PACKETS_WAITING_MOST: usize = 256;
 /// Bytes that one request for entropy gets at most.
 const ENTROPY_MOST: usize = 64 << 10;
 
+/// The mask of a tap's address if none is given, as in Cloud Hypervisor.
+const MASK_DEFAULT: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 0);
+
 /// One network device's outside.
 struct Port {
     tap: Tap,
@@ -46,14 +52,29 @@ struct Port {
 /// What the disks of a configuration look like, without taking them over yet.
 ///
 /// # Errors
-/// An image cannot be opened.
+/// An image cannot be opened, or is there twice under two names.
 pub fn disk_capacities(config: &VmConfig) -> Result<Vec<u64>, Error> {
+    let mut images: BTreeMap<(u64, u64), (PathBuf, bool)> = BTreeMap::new();
     config
         .disks()
         .iter()
         .map(|disk| {
             let path = disk.path.clone().unwrap_or_default();
-            Ok(FileDisk::open(&path, disk.readonly, false)?.capacity_sectors())
+            let opened = FileDisk::open(&path, disk.readonly, false)?;
+            if let Ok(file) = path.metadata() {
+                let known = images.insert((file.dev(), file.ino()), (path.clone(), disk.readonly));
+                if let Some((other, readonly)) = known
+                    && !(readonly && disk.readonly)
+                {
+                    return Err(Error::Refused(format!(
+                        "{} and {} are the same disk image: every disk needs its own, unless all \
+                         of them are readonly=on",
+                        other.display(),
+                        path.display()
+                    )));
+                }
+            }
+            Ok(opened.capacity_sectors())
         })
         .collect()
 }
@@ -98,11 +119,7 @@ impl World {
                 }
             }
         }
-        let entropy = File::open(&config.rng.src).map_err(|source| Error::File {
-            what: "The source of entropy (--rng src=) cannot be opened:",
-            path: config.rng.src.clone(),
-            source,
-        })?;
+        let entropy = open_entropy(&config.rng.src)?;
         let serial = Console::open(&config.serial)?;
         let tty = [config.serial.mode, config.console.mode].contains(&ConsoleMode::Tty);
         let terminal = tty.then(RawTerminal::enter).flatten();
@@ -350,10 +367,24 @@ fn unit(what: &str) -> &'static str {
     if what == "tx" { "frames" } else { "ops" }
 }
 
+/// What is wrong with it must be known now: a guest whose requests are never answered waits for
+/// ever.
+fn open_entropy(path: &Path) -> Result<File, Error> {
+    let opened = File::open(path).and_then(|file| {
+        let is_dir = file.metadata()?.is_dir();
+        if is_dir { Err(std::io::ErrorKind::IsADirectory.into()) } else { Ok(file) }
+    });
+    opened.map_err(|source| Error::File {
+        what: "The source of entropy (--rng src=) cannot be opened:",
+        path: path.to_owned(),
+        source,
+    })
+}
+
 fn open_port(config: &NetConfig) -> Result<Port, Error> {
     let tap = Tap::open(config.tap.as_deref())?;
-    if let (Some(address), Some(mask)) = (config.ip, config.mask) {
-        tap.set_address(address, mask)?;
+    if let Some(address) = config.ip {
+        tap.set_address(address, config.mask.unwrap_or(MASK_DEFAULT))?;
     }
     tap.bring_up()?;
     Ok(Port { tap, mac: config.mac.map(|mac| mac.bytes()).unwrap_or_default(), suspended: false })

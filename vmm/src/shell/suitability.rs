@@ -1,0 +1,134 @@
+//! Whether this host can stand in for the primary's: what a takeover needs is looked for before
+//! the join, when its lack costs nothing but a sentence.
+//!
+//! Owns the questions about disks, taps and the arbiter's storage. Does not own opening them.
+
+use std::path::Path;
+
+use super::world::disk_capacities;
+use crate::config::VmConfig;
+use crate::error::Error;
+use crate::replica::check_arbiter;
+
+/// Checks what this host has to offer for `config`, whose disks have `disk_sectors` where the VM
+/// runs now.
+///
+/// # Errors
+/// The first thing that is missing or different.
+pub(super) fn check_host(
+    config: &VmConfig,
+    disk_sectors: &[u64],
+    arbiter: Option<&Path>,
+) -> Result<(), Error> {
+    check_disks(config, disk_sectors)?;
+    check_taps(config)?;
+    arbiter.map_or(Ok(()), |directory| {
+        check_arbiter(directory)
+            .map_err(|why| Error::Refused(format!("on the backup's host {why}")))
+    })
+}
+
+/// A disk of another size would be found out by the guest, after a takeover.
+fn check_disks(config: &VmConfig, disk_sectors: &[u64]) -> Result<(), Error> {
+    let here = disk_capacities(config)
+        .map_err(|error| Error::Refused(format!("on the backup's host {error}")))?;
+    if here.len() != disk_sectors.len() {
+        return Err(Error::Refused(format!(
+            "the primary describes {} disks and the sizes of {}; both sides must run the same build",
+            here.len(),
+            disk_sectors.len()
+        )));
+    }
+    for ((disk, here), there) in config.disks().iter().zip(here).zip(disk_sectors) {
+        if here != *there {
+            let id = disk.id.as_deref().unwrap_or_default();
+            return Err(Error::Refused(format!(
+                "the disk {id} has {} bytes on the backup's host ({}), and {} on the primary's: \
+                 give the backup --disk id={id},path=… for the storage that both hosts share",
+                here * 512,
+                disk.path.clone().unwrap_or_default().display(),
+                there * 512
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Opening a tap that is not there makes one: without a bridge, it would lead nowhere.
+fn check_taps(config: &VmConfig) -> Result<(), Error> {
+    // This lists the interfaces of the process's own network namespace, which /sys need not do.
+    let Ok(interfaces) = std::fs::read_to_string("/proc/net/dev") else { return Ok(()) };
+    match config
+        .nets()
+        .iter()
+        .find(|net| net.tap.as_deref().is_some_and(|tap| !has_interface(&interfaces, tap)))
+    {
+        None => Ok(()),
+        Some(net) => {
+            let id = net.id.as_deref().unwrap_or_default();
+            Err(Error::Refused(format!(
+                "the tap {} is not there on the backup's host: make it and put it into a bridge, or \
+                 give the backup --net id={id},tap=… for another one",
+                net.tap.as_deref().unwrap_or_default()
+            )))
+        }
+    }
+}
+
+fn has_interface(table: &str, name: &str) -> bool {
+    table.lines().filter_map(|line| line.split_once(':')).any(|(here, _)| here.trim() == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{DiskConfig, NetConfig};
+
+    fn sentence(config: &VmConfig, sectors: &[u64], arbiter: Option<&Path>) -> String {
+        check_host(config, sectors, arbiter).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_disk_must_be_there_and_as_large() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        std::fs::write(&path, [0; 1024]).unwrap();
+        let mut config = VmConfig {
+            disks: Some(vec![DiskConfig { path: Some(path.clone()), ..DiskConfig::default() }]),
+            ..VmConfig::default()
+        };
+        config.complete().unwrap();
+        assert!(check_host(&config, &[2], None).is_ok());
+        let said = sentence(&config, &[4], None);
+        assert!(said.starts_with("the disk _disk0 has 1024 bytes on the backup's host"), "{said}");
+        assert!(said.contains("--disk id=_disk0,path=…"), "{said}");
+        assert!(sentence(&config, &[], None).contains("the sizes of 0"));
+        std::fs::remove_file(path).unwrap();
+        let said = sentence(&config, &[2], None);
+        assert!(said.starts_with("on the backup's host can't open the disk image"), "{said}");
+    }
+
+    #[test]
+    fn a_tap_must_be_there() {
+        let net = |tap: &str| VmConfig {
+            net: Some(vec![NetConfig { tap: Some(tap.into()), ..NetConfig::default() }]),
+            ..VmConfig::default()
+        };
+        assert!(check_host(&net("lo"), &[], None).is_ok());
+        let said = sentence(&net("no-such-tap"), &[], None);
+        assert!(
+            said.starts_with("the tap no-such-tap is not there on the backup's host"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn the_arbiters_storage_must_take_claims() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(check_host(&VmConfig::default(), &[], Some(folder.path())).is_ok());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        let gone = folder.path().join("gone");
+        let said = sentence(&VmConfig::default(), &[], Some(&gone));
+        assert!(said.starts_with("on the backup's host the arbiter's directory"), "{said}");
+    }
+}
