@@ -21,6 +21,7 @@ pub struct BackupDriver {
     process: u64,
     /// How long a moment takes here, in microseconds.
     pace_us: u64,
+    awake_ms: u64,
     settings: Settings,
     replay: Option<Replay>,
     machine: Toy,
@@ -52,6 +53,7 @@ impl BackupDriver {
             host,
             process,
             pace_us,
+            awake_ms: now_ms,
             settings: Settings::default(),
             replay: None,
             machine: Toy::blank(),
@@ -86,7 +88,8 @@ impl BackupDriver {
         let closed = event == Event::Closed;
         let leave = event == Event::Message(Message::Word(Word::Leave));
         let before = (leave && world.is(Break::FalsePromise)).then(|| self.backup.clone());
-        let mut actions = self.backup.step(now_ms, event);
+        let mut actions = self.catch_up(world, now_ms);
+        actions.extend(self.backup.step(now_ms, event));
         if closed && world.is(Break::TrustClosedStream) {
             actions.extend(self.backup.step(now_ms, Event::PeerGone));
         }
@@ -95,6 +98,22 @@ impl BackupDriver {
             actions.retain(|action| matches!(action, Action::Send(_)));
         }
         actions
+    }
+
+    pub fn tick(&mut self, world: &World, now_ms: u64) -> Vec<Action> {
+        let mut actions = self.catch_up(world, now_ms);
+        actions.extend(self.backup.tick(now_ms));
+        actions
+    }
+
+    /// A wrong driver makes its replica believe that it was awake all the time.
+    fn catch_up(&mut self, world: &World, now_ms: u64) -> Vec<Action> {
+        let before_ms = std::mem::replace(&mut self.awake_ms, now_ms);
+        if !world.is(Break::TrustJump) {
+            return vec![];
+        }
+        let steps = (before_ms..now_ms).step_by(10).skip(1);
+        steps.flat_map(|now_ms| self.backup.tick(now_ms)).collect()
     }
 
     /// The machine of this stream's primary is built, or cannot be.
@@ -198,7 +217,7 @@ impl BackupDriver {
         let delay_us = world.rng.range(pace_us / 2, pace_us * 2);
         let (host, process) = (self.host, self.process);
         world.after(delay_us, Due::Arrive { host, process, what: Inbox::Step });
-        let mut actions = vec![];
+        let mut actions = self.catch_up(world, now_ms);
         if !self.draining && world.rng.per_mille(300) {
             self.hand_over(world);
         }

@@ -65,6 +65,8 @@ breaks! {
     FalsePromise,
     /// A host's clock stands still while it is suspended.
     ClockStops,
+    /// A backup believes a clock that was set on while its host was suspended.
+    TrustJump,
     /// Disk writes take longer than the timeout allows for.
     SlowWrites,
 }

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use ft::{BlockOp, Output, Trail};
+use ft::{BlockOp, Happening, Output, SoloReason, Trail};
 
+use crate::tally::Tally;
 use crate::toy::Emitted;
 
 /// One output in the tree of all histories any machine ever had.
@@ -30,14 +31,47 @@ pub struct Checker {
     pub last_effect_us: u64,
     /// The machine may be gone for good: more failed than the pair promises to survive.
     pub excused: Option<&'static str>,
-    pub takeovers: u64,
-    pub wins: u64,
+    /// Since when nobody would take over.
+    exposed_us: Option<u64>,
+    pub tally: Tally,
     pub violation: Option<String>,
 }
 
 impl Checker {
     pub fn fail(&mut self, why: String) {
         self.violation.get_or_insert(why);
+    }
+
+    /// A replica that has the machine reports something.
+    pub fn reported(&mut self, happening: &Happening, now_us: u64) {
+        let tally = &mut self.tally;
+        match happening {
+            Happening::Joining => tally.joins += 1,
+            Happening::Protected { .. } => {
+                tally.protections += 1;
+                if let Some(since_us) = self.exposed_us.take() {
+                    tally.exposures += 1;
+                    tally.exposed_us += now_us - since_us;
+                }
+            }
+            Happening::PeerLost(_) => {
+                self.exposed_us.get_or_insert(now_us);
+            }
+            Happening::Solo { why, .. } => {
+                match why {
+                    SoloReason::Won => tally.wins += 1,
+                    SoloReason::Left | SoloReason::Diverged => tally.promises += 1,
+                    SoloReason::NotJoined => {}
+                }
+                self.exposed_us.get_or_insert(now_us);
+            }
+            Happening::Live { generation } => {
+                tally.takeovers += 1;
+                tally.deepest = tally.deepest.max(*generation);
+                self.exposed_us.get_or_insert(now_us);
+            }
+            _ => {}
+        }
     }
 
     pub fn emitted(&mut self, before: Trail, all: &[Emitted], now_us: u64) {
@@ -67,6 +101,7 @@ impl Checker {
             ));
         }
         self.live = (generation, process);
+        self.tally.deepest = self.tally.deepest.max(generation);
         self.account(history);
     }
 
@@ -104,13 +139,18 @@ impl Checker {
         }
     }
 
+    /// A process believes that it may carry outputs out.
+    pub fn may_speak(&mut self, process: u64, generation: u64) {
+        self.visible(process, generation, "the right to speak");
+    }
+
     pub fn landed(&mut self, process: u64, generation: u64) {
         self.visible(process, generation, "a disk write");
     }
 
     fn visible(&mut self, process: u64, generation: u64, what: &str) {
         let (live_generation, live) = self.live;
-        if generation < live_generation && process != live {
+        if process != live {
             self.fail(format!(
                 "two live: {what} of process {process} in generation {generation} while process \
                  {live} is live in generation {live_generation}"

@@ -73,7 +73,9 @@ pub fn plan(rng: &mut Rng, hosts: usize) -> Plan {
     let kind = rng.range(0, 100);
     if kind < 3 {
         at_us = late_answer(rng, &mut faults);
-    } else if kind < 23 {
+    } else if kind < 5 {
+        at_us = jump(rng, &mut faults);
+    } else if kind < 25 {
         // One after the other, so that each finds the machine protected again more often than not.
         for _ in 0..rng.range(4, 11) {
             at_us += rng.range(300_000, 1_100_000);
@@ -111,6 +113,17 @@ fn late_answer(rng: &mut Rng, faults: &mut Vec<(u64, Fault)>) -> u64 {
         add(wait_us, Fault::Reset { back: 0, ends: [true, true] });
     }
     at_us + 2_500_000
+}
+
+/// A backup whose stream has ended waits for the fence, and its host is suspended for a moment that
+/// its clock takes for a second.
+fn jump(rng: &mut Rng, faults: &mut Vec<(u64, Fault)>) -> u64 {
+    let at_us = rng.range(300_000, 600_000);
+    faults.push((at_us, Fault::Reset { back: 0, ends: [false, true] }));
+    let (who, for_us) = (Who::Follower, rng.range(20_000, 80_000));
+    let jump_us = rng.range(100_000, 1_000_000);
+    faults.push((at_us + rng.range(1_000, 60_000), Fault::Suspend { who, for_us, jump_us }));
+    at_us + 1_000_000
 }
 
 fn later(at_us: u64, faults: Vec<(u64, Fault)>) -> impl Iterator<Item = (u64, Fault)> {
@@ -182,6 +195,8 @@ fn network(rng: &mut Rng, hosts: usize, number: u64, for_us: u64) -> Fault {
         28 => Fault::Slow { delay_max_us: rng.range(5_000, 60_000) },
         29 => Fault::Corrupt { per_mille: rng.range(5, 60) },
         30..=31 => {
+            // Sometimes for as long as the storm lasts.
+            let for_us = for_us * if rng.per_mille(300) { 20 } else { 1 };
             Fault::ArbiterOut { hosts: rng.next() | 1 << rng.range(0, hosts as u64), for_us }
         }
         _ => Fault::ArbiterSlow { max_us: rng.range(20_000, 1_500_000), for_us },

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use ft::{Action, Answer, Event, Heartbeat, Link, Message, Word};
+use ft::{Action, Answer, Event, Heartbeat, Link, Message, PrimaryState, Word};
 
 use crate::backup_driver::BackupDriver;
 use crate::breaks::Break;
@@ -75,6 +75,8 @@ pub struct Process {
     pub todo: VecDeque<Action>,
     /// One, unless two are joined at once, which is wrong.
     pub links: Vec<Connection>,
+    /// A standby is being connected to.
+    connecting: bool,
     /// For a break of the rules: the next connection is for the same join.
     joins: bool,
     beats: Beats,
@@ -100,6 +102,7 @@ impl Process {
             inbox: VecDeque::new(),
             todo: VecDeque::new(),
             links: vec![],
+            connecting: false,
             joins: false,
             beats: Beats { port: STANDBY_PORT, from: None, peer: None },
             role,
@@ -133,7 +136,12 @@ impl Process {
             self.take(world, what);
         }
         let leaving = match &self.role {
-            Role::Primary(driver) => driver.has_work(world),
+            Role::Primary(driver) => {
+                if driver.primary.may_carry_out(world.clock_ms(self.host)) {
+                    world.checker.may_speak(self.id, driver.primary.generation());
+                }
+                driver.has_work(world)
+            }
             Role::Backup(_) | Role::Ended => false,
         };
         if !self.todo.is_empty() || !self.inbox.is_empty() || leaving {
@@ -219,6 +227,9 @@ impl Process {
             Role::Primary(driver) => {
                 let (actions, join) = driver.tick(world, now_ms);
                 if let Some(to) = join {
+                    let alone = driver.primary.state() == PrimaryState::Solo && !self.connecting;
+                    assert!(alone, "two joins at a time");
+                    self.connecting = true;
                     world.say(|| format!("host {host} tries the standby on host {to}"));
                     world.connect(host, process, to);
                     if world.is(Break::TwoJoins) {
@@ -228,7 +239,7 @@ impl Process {
                 }
                 actions
             }
-            Role::Backup(driver) => driver.backup.tick(now_ms),
+            Role::Backup(driver) => driver.tick(world, now_ms),
             Role::Ended => vec![],
         };
         self.todo.extend(actions);
@@ -252,6 +263,7 @@ impl Process {
     fn connected(&mut self, world: &mut World, to: usize, stream: Option<usize>) {
         let now_ms = world.clock_ms(self.host);
         let second = self.joins;
+        self.connecting = false;
         let Role::Primary(driver) = &mut self.role else { return };
         let Some(stream) = stream else {
             if !second {
@@ -369,6 +381,7 @@ impl Process {
                 world.say(|| format!("host {host} (process {id}): {happening}"));
                 if let Role::Primary(driver) = &mut self.role {
                     driver.standbys.observe(now_ms, &happening);
+                    world.checker.reported(&happening, world.now_us);
                 }
             }
             Action::Halt(_) if world.is(Break::StayAfterHalt) => self.stay(world),
@@ -412,10 +425,7 @@ impl Process {
         let role = std::mem::replace(&mut self.role, Role::Ended);
         let Role::Backup(driver) = role else { return };
         world.say(|| format!("host {} goes live in generation {generation}", self.host));
-        world.checker.takeovers += 1;
-        let mut driver = driver.take_over(world, self.host, self.id, generation);
-        let now_ms = world.clock_ms(self.host);
-        driver.standbys.observe(now_ms, &ft::Happening::Live { generation });
+        let driver = driver.take_over(world, self.host, self.id, generation);
         self.role = Role::Primary(Box::new(driver));
     }
 }

@@ -262,6 +262,7 @@ impl PrimaryDriver {
                 world.checker.committed(self.stream, item.sequence, verified);
             }
             world.checker.effect(process, generation, item.total, world.now_us);
+            world.checker.tally.while_copied += u64::from(matches!(self.log, Log::Copying(_)));
             self.confirmed = self.confirmed.max(item.sequence);
         }
         match item.output {
@@ -362,7 +363,6 @@ impl PrimaryDriver {
 
     fn go_solo(&mut self, world: &mut World, generation: u64) {
         world.checker.went_live(self.process, generation, self.machine.devices.total);
-        world.checker.wins += 1;
         self.open_gate(world);
         self.stopped = false;
         self.failing_over = false;

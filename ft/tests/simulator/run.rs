@@ -4,21 +4,19 @@ use ft::{AckMode, Patience, Primary, Settings};
 
 use crate::backup_driver::{BackupDriver, standbys};
 use crate::breaks::Break;
+use crate::checker::Checker;
 use crate::faults::{CALM_US, plan};
 use crate::host::{Process, Role};
 use crate::primary_driver::PrimaryDriver;
 use crate::queue::Due;
 use crate::rng::Rng;
+use crate::tally::Tally;
 use crate::toy::Toy;
 use crate::world::World;
 
 pub struct Outcome {
     pub violation: Option<String>,
-    pub takeovers: u64,
-    pub wins: u64,
-    pub generation: u64,
-    /// Why the machine may be gone for good.
-    pub excused: Option<&'static str>,
+    pub tally: Tally,
     pub trace: Vec<String>,
 }
 
@@ -54,16 +52,10 @@ pub fn run(seed: u64, broken: Option<Break>, traced: bool) -> Outcome {
     if run.world.checker.violation.is_none() {
         run.finish();
     }
-    let checker = run.world.checker;
-    let generation = run.world.arbiter.holders.keys().next_back().copied().unwrap_or(1);
-    Outcome {
-        violation: checker.violation,
-        takeovers: checker.takeovers,
-        wins: checker.wins,
-        generation,
-        excused: checker.excused,
-        trace: run.world.trace.unwrap_or_default(),
-    }
+    let Checker { violation, mut tally, excused, .. } = run.world.checker;
+    tally.seeds = 1;
+    tally.excused.extend(excused.map(|why| (why, 1)));
+    Outcome { violation, tally, trace: run.world.trace.unwrap_or_default() }
 }
 
 /// Settings, and how long a disk write may take with them.

@@ -158,11 +158,10 @@ impl World {
 
     /// The arbiter decides; the answer takes a while to get back.
     pub fn decide(&mut self, host: usize, process: u64, generation: u64) {
-        let out_until_us = self.hosts[host].arbiter_out_until_us;
-        let out = out_until_us > self.now_us;
-        if out && self.rng.per_mille(300) {
+        let out = self.hosts[host].arbiter_out_until_us > self.now_us;
+        if out && self.rng.per_mille(500) {
             // Storage that hangs: the question waits with it.
-            let wait_us = out_until_us - self.now_us;
+            let wait_us = 100_000;
             return self.after(wait_us, Due::Asked { host, process, generation });
         }
         let out = out || self.rng.per_mille(50);

@@ -1,0 +1,64 @@
+//! What happened in one run, or in many: that the faults bite, and that little is excused.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    pub seeds: u64,
+    pub takeovers: u64,
+    /// The arbiter decided for the primary.
+    pub wins: u64,
+    /// A promise let the primary go on without the arbiter.
+    pub promises: u64,
+    pub joins: u64,
+    pub protections: u64,
+    /// From the end of a protection to the next, with everything in between.
+    pub exposed_us: u64,
+    pub exposures: u64,
+    /// The highest generation.
+    pub deepest: u64,
+    /// Outputs that left while the machine was being copied.
+    pub while_copied: u64,
+    /// Machines lost to a second failure, by what it was.
+    pub excused: BTreeMap<&'static str, u64>,
+}
+
+impl Tally {
+    pub fn add(&mut self, other: &Self) {
+        self.seeds += other.seeds;
+        self.takeovers += other.takeovers;
+        self.wins += other.wins;
+        self.promises += other.promises;
+        self.joins += other.joins;
+        self.protections += other.protections;
+        self.exposed_us += other.exposed_us;
+        self.exposures += other.exposures;
+        self.deepest = self.deepest.max(other.deepest);
+        self.while_copied += other.while_copied;
+        for (why, count) in &other.excused {
+            *self.excused.entry(why).or_default() += count;
+        }
+    }
+
+    pub fn lost(&self) -> u64 {
+        self.excused.values().sum()
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { seeds, takeovers, wins, promises, joins, protections, .. } = self;
+        let Self { exposed_us, exposures, deepest, while_copied, .. } = self;
+        write!(
+            f,
+            "{seeds} seeds: {takeovers} takeovers, {wins} wins and {promises} promises for the \
+             primary; {joins} joins, {while_copied} outputs while they copied, {protections} \
+             protections, {} ms from one to the next, up to generation {deepest}; {} machines lost \
+             to a second failure",
+            exposed_us / 1000 / exposures.max(&1),
+            self.lost(),
+        )?;
+        self.excused.iter().try_for_each(|(why, count)| write!(f, ", {count}: {why}"))
+    }
+}
