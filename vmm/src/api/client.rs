@@ -6,8 +6,6 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use super::http::reason;
-
 /// Bytes an answer may have.
 const ANSWER_LENGTH_MAX: u64 = 64 << 20;
 
@@ -43,9 +41,9 @@ fn sentence(status: u16, body: &str) -> String {
     match serde_json::from_str::<Vec<String>>(body) {
         Ok(sentences) if !sentences.is_empty() => sentences.join(": "),
         _ if body.trim().is_empty() => {
-            format!("The VMM answered {status} {} and said nothing else.", reason(status))
+            format!("The VMM answered {status} and said nothing else.")
         }
-        _ => format!("The VMM answered {status} {}: {}", reason(status), body.trim()),
+        _ => format!("The VMM answered {status}: {}", body.trim()),
     }
 }
 

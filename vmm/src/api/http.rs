@@ -1,37 +1,46 @@
-//! HTTP/1.1 as far as the API needs it: one request read from a stream under limits of size and
-//! time, one response written. It knows no path and no VM.
+//! One client's connection: requests read and answers written under limits of size and time, by
+//! `dbs-uhttp`. It knows no path and no VM.
 //!
-//! `httparse` reads the head; the rest (body length, `Expect`, keep-alive) is here.
+//! `dbs-uhttp`'s `HttpServer` reads all its clients in one loop without blocking, and takes a
+//! request whose body is not there yet for one that failed. Its `HttpConnection` is used here as
+//! one would use it in a loop of one's own, with a thread a client: the socket blocks, the
+//! socket's timeout is the time that is left, and a piece of a request is not an error.
 
 use std::io::{self, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-/// Bytes a request line and its headers may have.
-pub(super) const HEAD_LENGTH_MAX: usize = 16 << 10;
+use dbs_uhttp::{
+    Body, ConnectionError, HttpConnection, HttpHeaderError, Request, RequestError, Response,
+    StatusCode, Version,
+};
+
 /// Bytes a body may have.
 pub(super) const BODY_LENGTH_MAX: usize = 1 << 20;
-const HEADERS_MAX: usize = 64;
-const READ_SIZE: usize = 4 << 10;
+/// Pieces in which a request may arrive. `dbs-uhttp` reads at most 1 KiB at once and bounds the
+/// body and each line, but not the number of headers: this bounds them all, to 16 MiB.
+const PIECES_MAX: usize = 16 << 10;
+/// How long a client may take to read a part of its answer.
+const WRITE_TIME_MAX: Duration = Duration::from_secs(10);
+/// How much and how long is read on after a refusal, so that the client sees the answer and not a
+/// broken pipe.
+const DRAIN_LENGTH_MAX: usize = 16 << 20;
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(2);
 
-/// One request.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct HttpRequest {
-    pub(super) method: String,
-    /// The path without its query.
-    pub(super) path: String,
-    pub(super) body: Vec<u8>,
-    /// Whether the client will not send another one.
-    pub(super) close: bool,
+/// How patient the server is; tests are less so.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// How long a client may stay silent between requests.
+    pub(super) idle_max: Duration,
+    /// How long it may take to send a request it has begun.
+    pub(super) request_time_max: Duration,
 }
 
-/// One response. A body is always JSON.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct HttpResponse {
-    pub(super) status: u16,
-    pub(super) body: Option<String>,
-    /// Methods for the `Allow` header of a 405.
-    pub(super) allow: Option<&'static str>,
+impl Default for Patience {
+    fn default() -> Self {
+        Patience { idle_max: Duration::from_secs(60), request_time_max: Duration::from_secs(10) }
+    }
 }
 
 /// Why no request could be read.
@@ -40,220 +49,187 @@ pub(super) enum ReadFailure {
     /// The client is gone or silent; there is nobody to answer.
     Gone,
     /// The client is to be told; then the connection ends.
-    Refused(HttpResponse),
+    Refused(Response),
 }
 
-impl HttpResponse {
-    /// An error in Cloud Hypervisor's shape: a JSON array of sentences.
-    pub(super) fn error(status: u16, sentence: &str) -> Self {
-        let body = serde_json::Value::from(vec![sentence]).to_string();
-        HttpResponse { status, body: Some(body), allow: None }
-    }
-
-    /// Writes the response; `close` tells the client that it is the last one.
-    pub(super) fn write_to(&self, stream: &mut impl Write, close: bool) -> io::Result<()> {
-        let mut text = format!("HTTP/1.1 {} {}\r\n", self.status, reason(self.status));
-        text.push_str("Server: Cloud Hypervisor API\r\n");
-        if let Some(allow) = self.allow {
-            text.push_str(&format!("Allow: {allow}\r\n"));
-        }
-        if close {
-            text.push_str("Connection: close\r\n");
-        }
-        match &self.body {
-            // RFC 9110, 8.6: a 204 has no Content-Length.
-            None if self.status == 204 => text.push_str("\r\n"),
-            None => text.push_str("Content-Length: 0\r\n\r\n"),
-            Some(body) => text.push_str(&format!(
-                "Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-                body.len()
-            )),
-        }
-        stream.write_all(text.as_bytes())?;
-        stream.flush()
-    }
-}
-
-/// The standard phrase of a status; clients read the number.
-pub(super) fn reason(status: u16) -> &'static str {
-    match status {
-        100 => "Continue",
-        200 => "OK",
-        204 => "No Content",
-        400 => "Bad Request",
-        404 => "Not Found",
-        405 => "Method Not Allowed",
-        408 => "Request Timeout",
-        411 => "Length Required",
-        413 => "Content Too Large",
-        429 => "Too Many Requests",
-        431 => "Request Header Fields Too Large",
-        500 => "Internal Server Error",
-        501 => "Not Implemented",
-        503 => "Service Unavailable",
-        _ => "Unknown",
-    }
-}
-
-/// Reads requests from one connection; bytes that came too early wait for the next one.
-#[derive(Debug)]
-pub(super) struct RequestReader {
+/// One connected client.
+pub(super) struct Client {
+    connection: HttpConnection<UnixStream>,
+    /// The same socket: for its timeouts and the answers.
     stream: UnixStream,
-    received: Vec<u8>,
-    /// How long a client may stay silent between requests.
-    idle_max: Duration,
-    /// How long it may take to send a request it has begun.
-    request_time_max: Duration,
+    patience: Patience,
+    /// The answer to what came behind the requests that were read already.
+    refusal: Option<Response>,
 }
 
-/// What the head of a request says.
-struct Head {
-    method: String,
-    path: String,
-    length: usize,
-    body_length: usize,
-    close: bool,
-    expects_continue: bool,
+/// An answer without a body.
+pub(super) fn empty_response(status: StatusCode) -> Response {
+    let mut response = Response::new(Version::Http11, status);
+    response.set_server("Cloud Hypervisor API");
+    response
 }
 
-impl RequestReader {
-    pub(super) fn new(stream: UnixStream, idle_max: Duration, request_time_max: Duration) -> Self {
-        RequestReader { stream, received: Vec::new(), idle_max, request_time_max }
+/// An answer with a JSON body.
+pub(super) fn json_response(status: StatusCode, json: String) -> Response {
+    let mut response = empty_response(status);
+    response.set_body(Body::new(json));
+    response
+}
+
+/// An error in Cloud Hypervisor's shape: a JSON array of sentences.
+pub(super) fn error_response(status: StatusCode, sentence: &str) -> Response {
+    json_response(status, serde_json::Value::from(vec![sentence]).to_string())
+}
+
+/// Sends an answer; `close` tells the client that it is the last one.
+pub(super) fn write(stream: &mut UnixStream, response: &Response, close: bool) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    response.write_all(&mut bytes)?;
+    if close {
+        // `dbs-uhttp` promises to keep every connection; a client that believes it would send its
+        // next request into a closed one.
+        const KEPT: &[u8] = b"\r\nConnection: keep-alive\r\n";
+        if let Some(at) = bytes.windows(KEPT.len()).position(|window| window == KEPT) {
+            bytes.splice(at..at + KEPT.len(), *b"\r\nConnection: close\r\n");
+        }
+    }
+    stream.write_all(&bytes)
+}
+
+impl Client {
+    /// Fails if the host refuses the socket's settings.
+    pub(super) fn new(stream: UnixStream, patience: Patience) -> io::Result<Self> {
+        stream.set_nonblocking(false)?;
+        stream.set_write_timeout(Some(WRITE_TIME_MAX))?;
+        let mut connection = HttpConnection::new(stream.try_clone()?);
+        connection.set_payload_max_size(BODY_LENGTH_MAX);
+        Ok(Client { connection, stream, patience, refusal: None })
     }
 
     /// The next request.
-    pub(super) fn next(&mut self) -> Result<HttpRequest, ReadFailure> {
-        if self.received.is_empty() {
-            self.receive(Instant::now() + self.idle_max).map_err(|_| ReadFailure::Gone)?;
-        }
-        let deadline = Instant::now() + self.request_time_max;
-        let head = loop {
-            if let Some(head) = parse_head(&self.received)? {
-                break head;
+    pub(super) fn next(&mut self) -> Result<Request, ReadFailure> {
+        let mut deadline = Instant::now() + self.patience.idle_max;
+        for piece in 0..PIECES_MAX {
+            if let Some(request) = self.connection.pop_parsed_request() {
+                return whole(request);
             }
-            if self.received.len() > HEAD_LENGTH_MAX {
-                return Err(refused(
-                    431,
-                    &format!("The request's headers are longer than {HEAD_LENGTH_MAX} bytes."),
-                ));
+            if let Some(refusal) = self.refusal.take() {
+                return Err(ReadFailure::Refused(refusal));
             }
-            self.receive(deadline).map_err(|error| too_slow(&error))?;
-        };
-        if head.expects_continue && head.body_length > 0 {
-            self.stream
-                .write_all(b"HTTP/1.1 100 Continue\r\n\r\n")
-                .map_err(|_| ReadFailure::Gone)?;
+            match self.receive(deadline) {
+                Ok(()) => {}
+                Err(ConnectionError::ParseError(error)) => self.refusal = Some(refusal(&error)),
+                Err(ConnectionError::StreamReadError(error))
+                    if error.errno() == libc::EAGAIN && piece > 0 =>
+                {
+                    return Err(refused("The request did not arrive in time; send it in one go."));
+                }
+                Err(_) => return Err(ReadFailure::Gone),
+            }
+            if piece == 0 {
+                deadline = Instant::now() + self.patience.request_time_max;
+            }
         }
-        let length = head.length + head.body_length;
-        while self.received.len() < length {
-            self.receive(deadline).map_err(|error| too_slow(&error))?;
-        }
-        let rest = self.received.split_off(length);
-        let body = std::mem::replace(&mut self.received, rest).split_off(head.length);
-        Ok(HttpRequest { method: head.method, path: head.path, body, close: head.close })
+        Err(refused("The request came in too many pieces; send it in one go."))
     }
 
-    /// Reads what there is, waiting for it until `deadline`.
-    fn receive(&mut self, deadline: Instant) -> io::Result<()> {
-        let mut buffer = [0; READ_SIZE];
+    /// Reads what there is, waiting for it until `deadline` (then the error is `EAGAIN`).
+    fn receive(&mut self, deadline: Instant) -> Result<(), ConnectionError> {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-            self.stream.set_read_timeout(Some(left))?;
-            match self.stream.read(&mut buffer) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(count) => {
-                    self.received.extend_from_slice(&buffer[..count]);
-                    return Ok(());
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // A timeout of zero would be none at all.
+            let left = left.max(Duration::from_micros(1));
+            self.stream.set_read_timeout(Some(left)).map_err(ConnectionError::StreamWriteError)?;
+            match self.connection.try_read() {
+                Err(ConnectionError::StreamReadError(error)) if error.errno() == libc::EINTR => {}
                 Err(error) => return Err(error),
+                Ok(()) => break,
             }
         }
-    }
-}
-
-fn too_slow(error: &io::Error) -> ReadFailure {
-    if error.kind() == io::ErrorKind::TimedOut {
-        return refused(408, "The request did not arrive in time; send it in one go.");
-    }
-    ReadFailure::Gone
-}
-
-fn refused(status: u16, sentence: &str) -> ReadFailure {
-    ReadFailure::Refused(HttpResponse::error(status, sentence))
-}
-
-/// The head, if it is complete.
-fn parse_head(received: &[u8]) -> Result<Option<Head>, ReadFailure> {
-    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    let mut request = httparse::Request::new(&mut headers);
-    let length = match request.parse(received) {
-        Ok(httparse::Status::Complete(length)) => length,
-        Ok(httparse::Status::Partial) => return Ok(None),
-        Err(httparse::Error::TooManyHeaders) => {
-            return Err(refused(431, &format!("The request has more than {HEADERS_MAX} headers.")));
-        }
-        Err(error) => {
-            return Err(refused(400, &format!("This is not an HTTP/1.1 request: {error}.")));
-        }
-    };
-    let mut head = Head {
-        method: request.method.unwrap_or_default().to_owned(),
-        path: path_of(request.path.unwrap_or_default()).to_owned(),
-        length,
-        body_length: 0,
-        close: request.version == Some(0),
-        expects_continue: false,
-    };
-    for header in request.headers.iter() {
-        head.take_header(header)?;
-    }
-    Ok(Some(head))
-}
-
-impl Head {
-    fn take_header(&mut self, header: &httparse::Header<'_>) -> Result<(), ReadFailure> {
-        let value = std::str::from_utf8(header.value).unwrap_or_default().trim();
-        if header.name.eq_ignore_ascii_case("content-length") {
-            let digits = !value.is_empty() && value.bytes().all(|digit| digit.is_ascii_digit());
-            if !digits {
-                return Err(refused(400, "The Content-Length of the request is not a number."));
-            }
-            // A number too large for usize is too large for us.
-            let length = value.parse().unwrap_or(usize::MAX);
-            if length > BODY_LENGTH_MAX {
-                return Err(refused(
-                    413,
-                    &format!(
-                        "The request's body has {value} bytes; at most {BODY_LENGTH_MAX} are \
-                         accepted."
-                    ),
-                ));
-            }
-            self.body_length = length;
-        } else if header.name.eq_ignore_ascii_case("transfer-encoding") {
-            return Err(refused(
-                411,
-                "The request's body has no Content-Length; chunked bodies are not accepted.",
-            ));
-        } else if header.name.eq_ignore_ascii_case("connection") {
-            self.close |= value.eq_ignore_ascii_case("close");
-        } else if header.name.eq_ignore_ascii_case("expect") {
-            self.expects_continue = value.eq_ignore_ascii_case("100-continue");
+        // A client that asked whether to send its body waits for this `100 Continue`.
+        while self.connection.pending_write() {
+            self.connection.try_write()?;
         }
         Ok(())
     }
+
+    /// Sends an answer; `close` tells the client that it is the last one.
+    pub(super) fn answer(&mut self, response: &Response, close: bool) -> io::Result<()> {
+        write(&mut self.stream, response, close)
+    }
+
+    /// Sends the last answer to a client that may still be sending, and reads on within bounds.
+    pub(super) fn refuse(mut self, response: &Response) {
+        if self.answer(response, true).is_err() {
+            return;
+        }
+        let deadline = Instant::now() + DRAIN_TIME_MAX;
+        let _ = self.stream.shutdown(Shutdown::Write);
+        let mut buffer = [0; 4096];
+        let mut drained = 0;
+        while drained < DRAIN_LENGTH_MAX {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.stream.set_read_timeout(Some(left)).is_err() {
+                return;
+            }
+            match self.stream.read(&mut buffer) {
+                Ok(0) | Err(_) => return,
+                Ok(count) => drained += count,
+            }
+        }
+    }
 }
 
-/// `/path` of `/path?query` and of `http://host/path`.
-fn path_of(target: &str) -> &str {
-    let target = target.split('?').next().unwrap_or_default();
-    match target.split_once("://") {
-        Some((_, rest)) => rest.find('/').map_or("/", |at| &rest[at..]),
-        None => target,
+/// Whether the client will send no further request.
+pub(super) fn is_last(request: &Request) -> bool {
+    request.http_version() == Version::Http10
+        || request.headers.custom_entries().iter().any(|(name, value)| {
+            name.eq_ignore_ascii_case("connection") && value.eq_ignore_ascii_case("close")
+        })
+}
+
+/// Refuses a request whose body `dbs-uhttp` has not read: it would be taken for the next request.
+fn whole(request: Request) -> Result<Request, ReadFailure> {
+    if request.headers.chunked() {
+        return Err(refused(
+            "The request's body has no Content-Length; chunked bodies are not accepted.",
+        ));
+    }
+    Ok(request)
+}
+
+fn refused(sentence: &str) -> ReadFailure {
+    ReadFailure::Refused(error_response(StatusCode::BadRequest, sentence))
+}
+
+/// The answer to what cannot be read.
+fn refusal(error: &RequestError) -> Response {
+    let too_large = |size: &str| {
+        let sentence =
+            format!("The request's body has {size} bytes; at most {BODY_LENGTH_MAX} are accepted.");
+        error_response(StatusCode::PayloadTooLarge, &sentence)
+    };
+    match error {
+        RequestError::SizeLimitExceeded(_, size) => too_large(&size.to_string()),
+        RequestError::HeaderError(HttpHeaderError::InvalidValue(name, value))
+            if name.trim().eq_ignore_ascii_case("content-length") =>
+        {
+            let size = value.trim();
+            if !size.is_empty() && size.bytes().all(|digit| digit.is_ascii_digit()) {
+                return too_large(size);
+            }
+            let sentence = "The Content-Length of the request is not a number.";
+            error_response(StatusCode::BadRequest, sentence)
+        }
+        RequestError::HeaderError(HttpHeaderError::SizeLimitExceeded(_)) => {
+            let sentence = "A header of the request is longer than 1024 bytes.";
+            error_response(StatusCode::BadRequest, sentence)
+        }
+        error => {
+            let why = error.to_string();
+            let sentence =
+                format!("This is not an HTTP/1.1 request: {}.", why.trim_end_matches('.'));
+            error_response(StatusCode::BadRequest, &sentence)
+        }
     }
 }

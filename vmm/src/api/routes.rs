@@ -1,9 +1,11 @@
 //! The table of paths and methods, and the translation between HTTP and [`ApiRequest`].
 
+use dbs_uhttp::Method::{self, Get, Put};
+use dbs_uhttp::{Request, Response, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::http::{HttpRequest, HttpResponse};
+use super::http::{empty_response, error_response, json_response};
 use super::{ApiError, ApiReply, ApiRequest, ApiResult};
 use crate::config::{FtConfig, PeerAddress, VmConfig};
 
@@ -14,29 +16,29 @@ type Read = fn(&[u8]) -> Result<ApiRequest, ApiError>;
 
 struct Route {
     name: &'static str,
-    method: &'static str,
+    method: Method,
     read: Read,
 }
 
 const ROUTES: &[Route] = &[
-    Route { name: "vmm.ping", method: "GET", read: |_| Ok(ApiRequest::VmmPing) },
-    Route { name: "vmm.shutdown", method: "PUT", read: |b| plain(b, ApiRequest::VmmShutdown) },
-    Route { name: "vm.create", method: "PUT", read: read_create },
-    Route { name: "vm.boot", method: "PUT", read: |b| plain(b, ApiRequest::VmBoot) },
-    Route { name: "vm.info", method: "GET", read: |_| Ok(ApiRequest::VmInfo) },
-    Route { name: "vm.counters", method: "GET", read: |_| Ok(ApiRequest::VmCounters) },
-    Route { name: "vm.pause", method: "PUT", read: |b| plain(b, ApiRequest::VmPause) },
-    Route { name: "vm.resume", method: "PUT", read: |b| plain(b, ApiRequest::VmResume) },
-    Route { name: "vm.shutdown", method: "PUT", read: |b| plain(b, ApiRequest::VmShutdown) },
-    Route { name: "vm.reboot", method: "PUT", read: |b| plain(b, ApiRequest::VmReboot) },
-    Route { name: "vm.power-button", method: "PUT", read: |b| plain(b, ApiRequest::VmPowerButton) },
-    Route { name: "vm.delete", method: "PUT", read: |b| plain(b, ApiRequest::VmDelete) },
-    Route { name: "vm.ft-enable", method: "PUT", read: read_ft_enable },
-    Route { name: "vm.ft-disable", method: "PUT", read: |b| plain(b, ApiRequest::FtDisable) },
-    Route { name: "vm.ft-failover", method: "PUT", read: |b| plain(b, ApiRequest::FtFailover) },
-    Route { name: "vm.ft-info", method: "GET", read: |_| Ok(ApiRequest::FtInfo) },
-    Route { name: "vm.ft-standbys", method: "PUT", read: read_ft_standbys },
-    Route { name: "vm.ft-move-backup", method: "PUT", read: read_ft_move_backup },
+    Route { name: "vmm.ping", method: Get, read: |_| Ok(ApiRequest::VmmPing) },
+    Route { name: "vmm.shutdown", method: Put, read: |b| plain(b, ApiRequest::VmmShutdown) },
+    Route { name: "vm.create", method: Put, read: read_create },
+    Route { name: "vm.boot", method: Put, read: |b| plain(b, ApiRequest::VmBoot) },
+    Route { name: "vm.info", method: Get, read: |_| Ok(ApiRequest::VmInfo) },
+    Route { name: "vm.counters", method: Get, read: |_| Ok(ApiRequest::VmCounters) },
+    Route { name: "vm.pause", method: Put, read: |b| plain(b, ApiRequest::VmPause) },
+    Route { name: "vm.resume", method: Put, read: |b| plain(b, ApiRequest::VmResume) },
+    Route { name: "vm.shutdown", method: Put, read: |b| plain(b, ApiRequest::VmShutdown) },
+    Route { name: "vm.reboot", method: Put, read: |b| plain(b, ApiRequest::VmReboot) },
+    Route { name: "vm.power-button", method: Put, read: |b| plain(b, ApiRequest::VmPowerButton) },
+    Route { name: "vm.delete", method: Put, read: |b| plain(b, ApiRequest::VmDelete) },
+    Route { name: "vm.ft-enable", method: Put, read: read_ft_enable },
+    Route { name: "vm.ft-disable", method: Put, read: |b| plain(b, ApiRequest::FtDisable) },
+    Route { name: "vm.ft-failover", method: Put, read: |b| plain(b, ApiRequest::FtFailover) },
+    Route { name: "vm.ft-info", method: Get, read: |_| Ok(ApiRequest::FtInfo) },
+    Route { name: "vm.ft-standbys", method: Put, read: read_ft_standbys },
+    Route { name: "vm.ft-move-backup", method: Put, read: read_ft_move_backup },
 ];
 
 /// Cloud Hypervisor's paths that we answer with "not there yet".
@@ -65,50 +67,65 @@ const NOT_YET: &[&str] = &[
 ];
 
 /// What a request asks of the VMM, or the answer if that can be said at once.
-pub(super) fn read_request(request: &HttpRequest) -> Result<ApiRequest, HttpResponse> {
+pub(super) fn read_request(request: &Request) -> Result<ApiRequest, Response> {
+    let body = request.body.as_ref().map_or(&[][..], |body| body.raw());
+    request_of(request.method().to_str(), path_of(request), body)
+}
+
+/// The same for a request in parts.
+pub(super) fn request_of(method: &str, path: &str, body: &[u8]) -> Result<ApiRequest, Response> {
     let unknown = || {
-        HttpResponse::error(
-            404,
-            &format!("There is no {}; the API's paths begin with {ROOT}.", shown(&request.path)),
-        )
+        let sentence = format!("There is no {}; the API's paths begin with {ROOT}.", shown(path));
+        error_response(StatusCode::NotFound, &sentence)
     };
-    let name = request.path.strip_prefix(ROOT).ok_or_else(unknown)?;
+    let name = path.strip_prefix(ROOT).ok_or_else(unknown)?;
     let Some(route) = ROUTES.iter().find(|route| route.name == name) else {
         if NOT_YET.contains(&name) {
-            return Err(HttpResponse::error(
-                501,
-                &format!("{name} is part of Cloud Hypervisor's API but not there yet in this VMM."),
-            ));
+            let sentence =
+                format!("{name} is part of Cloud Hypervisor's API but not there yet in this VMM.");
+            return Err(error_response(StatusCode::NotImplemented, &sentence));
         }
         return Err(unknown());
     };
-    if route.method != request.method {
-        let mut response = HttpResponse::error(
-            405,
-            &format!("{name} is asked with {}, not {}.", route.method, shown(&request.method)),
-        );
-        response.allow = Some(route.method);
+    if route.method.to_str() != method {
+        let sentence =
+            format!("{name} is asked with {}, not {}.", route.method.to_str(), shown(method));
+        let mut response = error_response(StatusCode::MethodNotAllowed, &sentence);
+        response.allow_method(route.method);
         return Err(response);
     }
-    (route.read)(&request.body).map_err(|error| error_response(&error))
+    (route.read)(body).map_err(|error| refusal(&error))
+}
+
+/// The path without its query.
+pub(super) fn path_of(request: &Request) -> &str {
+    request.uri().get_abs_path().split('?').next().unwrap_or_default()
 }
 
 /// The VMM's answer as HTTP.
-pub(super) fn write_response(result: ApiResult) -> HttpResponse {
+pub(super) fn write_response(result: ApiResult) -> Response {
     match result {
-        Ok(ApiReply::Empty) => HttpResponse { status: 204, body: None, allow: None },
+        Ok(ApiReply::Empty) => empty_response(StatusCode::NoContent),
         Ok(reply) => match serde_json::to_string(&reply) {
-            Ok(body) => HttpResponse { status: 200, body: Some(body), allow: None },
-            Err(error) => HttpResponse::error(500, &format!("The answer is no JSON: {error}.")),
+            Ok(body) => json_response(StatusCode::OK, body),
+            Err(error) => {
+                let sentence = format!("The answer is no JSON: {error}.");
+                error_response(StatusCode::InternalServerError, &sentence)
+            }
         },
-        Err(error) => error_response(&error),
+        Err(error) => refusal(&error),
     }
 }
 
-fn error_response(error: &ApiError) -> HttpResponse {
-    // A status that is none would leave the client waiting for a real one.
-    let status = if (400..600).contains(&error.status) { error.status } else { 500 };
-    HttpResponse::error(status, &error.message)
+fn refusal(error: &ApiError) -> Response {
+    let status = match error.status {
+        400 => StatusCode::BadRequest,
+        404 => StatusCode::NotFound,
+        501 => StatusCode::NotImplemented,
+        503 => StatusCode::ServiceUnavailable,
+        _ => StatusCode::InternalServerError,
+    };
+    error_response(status, &error.message)
 }
 
 fn plain(body: &[u8], request: ApiRequest) -> Result<ApiRequest, ApiError> {

@@ -5,7 +5,7 @@
 //! VMM's own answer is waited for without one.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -14,12 +14,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use dbs_uhttp::{Body, Request, Response, StatusCode};
 use thiserror::Error;
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::poll::PollContext;
 
-use super::http::{HttpResponse, ReadFailure, RequestReader};
-use super::routes::{read_request, write_response};
+use super::http::{Client, Patience, ReadFailure, error_response, is_last, write};
+use super::routes::{path_of, read_request, write_response};
 use super::socket::Listener;
 use super::{ApiCall, ApiSocket, call};
 
@@ -27,12 +28,6 @@ use super::{ApiCall, ApiSocket, call};
 const CONNECTIONS_MAX: usize = 64;
 /// How long answers that are under way may take to leave when the server stops.
 const STOP_TIME_MAX: Duration = Duration::from_secs(2);
-/// How long a client may take to read its answer.
-const WRITE_TIME_MAX: Duration = Duration::from_secs(10);
-/// How much and how long is read on after a refusal, so that the client sees the answer and not a
-/// broken pipe.
-const DRAIN_LENGTH_MAX: usize = 16 << 20;
-const DRAIN_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// Why the API cannot be served.
 #[derive(Debug, Error)]
@@ -74,21 +69,6 @@ pub enum ApiServerError {
     /// The host refuses a thread or a descriptor.
     #[error("The API server cannot be started: {0}.")]
     Start(#[from] io::Error),
-}
-
-/// How patient the server is; tests are less so.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Patience {
-    /// How long a client may stay silent between requests.
-    pub(super) idle_max: Duration,
-    /// How long it may take to send a request it has begun.
-    pub(super) request_time_max: Duration,
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        Patience { idle_max: Duration::from_secs(60), request_time_max: Duration::from_secs(10) }
-    }
 }
 
 /// A running server. Dropping it stops it.
@@ -196,22 +176,19 @@ impl Accepting {
     }
 
     fn serve(&self, mut stream: UnixStream) {
-        let prepared = stream
-            .set_nonblocking(false)
-            .and_then(|()| stream.set_write_timeout(Some(WRITE_TIME_MAX)))
-            .and_then(|()| stream.try_clone());
-        let Ok(handle) = prepared else { return };
+        let Ok(handle) = stream.try_clone() else { return };
         let Some(ticket) = self.connections.enter(handle) else {
-            let response =
-                HttpResponse::error(503, "Too many clients are connected; try again later.");
+            let sentence = "Too many clients are connected; try again later.";
             // A fresh connection's buffer is empty, so this does not wait.
-            let _ = response.write_to(&mut stream, true);
+            let response = error_response(StatusCode::ServiceUnavailable, sentence);
+            let _ = write(&mut stream, &response, true);
             return;
         };
-        let (submit, patience) = (self.submit.clone(), self.patience);
-        let spawned = thread::Builder::new().name("http-client".into()).spawn(move || {
-            converse(stream, &ticket, &*submit, patience);
-        });
+        let Ok(client) = Client::new(stream, self.patience) else { return };
+        let submit = self.submit.clone();
+        let spawned = thread::Builder::new()
+            .name("http-client".into())
+            .spawn(move || converse(client, &ticket, &*submit));
         if let Err(error) = spawned {
             log::warn!("An API client could not be served: {error}.");
         }
@@ -219,51 +196,33 @@ impl Accepting {
 }
 
 /// One client, from its first request to its last.
-fn converse(stream: UnixStream, ticket: &Ticket, submit: &Submit, patience: Patience) {
-    let Ok(mut writer) = stream.try_clone() else { return };
-    let mut reader = RequestReader::new(stream, patience.idle_max, patience.request_time_max);
+fn converse(mut client: Client, ticket: &Ticket, submit: &Submit) {
     loop {
-        let request = match reader.next() {
+        let request = match client.next() {
             Ok(request) => request,
             Err(ReadFailure::Gone) => return,
-            Err(ReadFailure::Refused(response)) => {
-                if response.write_to(&mut writer, true).is_ok() {
-                    drain(&mut writer);
-                }
-                return;
-            }
+            Err(ReadFailure::Refused(response)) => return client.refuse(&response),
         };
         let _busy = ticket.busy();
         let response = match read_request(&request) {
             Ok(api_request) => write_response(call(submit, api_request)),
             Err(response) => response,
         };
-        if let Some(body) = response.body.as_deref().filter(|_| response.status >= 400) {
-            log::info!("API {} {}: {} {body}", request.method, request.path, response.status);
-        }
-        let close = request.close || ticket.connections.stopping.load(Ordering::Acquire);
-        if response.write_to(&mut writer, close).is_err() || close {
+        log_refusal(&request, &response);
+        let close = is_last(&request) || ticket.connections.stopping.load(Ordering::Acquire);
+        if client.answer(&response, close).is_err() || close {
             return;
         }
     }
 }
 
-/// Reads what a refused client still sends, within bounds.
-fn drain(stream: &mut UnixStream) {
-    let deadline = Instant::now() + DRAIN_TIME_MAX;
-    let _ = stream.shutdown(Shutdown::Write);
-    let mut buffer = [0; 4096];
-    let mut drained = 0;
-    while drained < DRAIN_LENGTH_MAX {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() || stream.set_read_timeout(Some(left)).is_err() {
-            return;
-        }
-        match stream.read(&mut buffer) {
-            Ok(0) | Err(_) => return,
-            Ok(count) => drained += count,
-        }
+fn log_refusal(request: &Request, response: &Response) {
+    if matches!(response.status(), StatusCode::OK | StatusCode::NoContent) {
+        return;
     }
+    let (method, path) = (request.method().to_str(), path_of(request));
+    let said = response.body().unwrap_or_else(|| Body::new(""));
+    log::info!("API {method} {path}: {}", String::from_utf8_lossy(said.raw()));
 }
 
 /// Who is connected.
