@@ -1,6 +1,7 @@
 //! The table of paths and methods, and the translation between HTTP and [`ApiRequest`].
 
-use dbs_uhttp::{Method, Request, Response, StatusCode};
+use dbs_uhttp::Method::{self, Get, Put};
+use dbs_uhttp::{Request, Response, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -20,36 +21,24 @@ struct Route {
 }
 
 const ROUTES: &[Route] = &[
-    Route { name: "vmm.ping", method: Method::Get, read: |_| Ok(ApiRequest::VmmPing) },
-    Route {
-        name: "vmm.shutdown",
-        method: Method::Put,
-        read: |b| plain(b, ApiRequest::VmmShutdown),
-    },
-    Route { name: "vm.create", method: Method::Put, read: read_create },
-    Route { name: "vm.boot", method: Method::Put, read: |b| plain(b, ApiRequest::VmBoot) },
-    Route { name: "vm.info", method: Method::Get, read: |_| Ok(ApiRequest::VmInfo) },
-    Route { name: "vm.counters", method: Method::Get, read: |_| Ok(ApiRequest::VmCounters) },
-    Route { name: "vm.pause", method: Method::Put, read: |b| plain(b, ApiRequest::VmPause) },
-    Route { name: "vm.resume", method: Method::Put, read: |b| plain(b, ApiRequest::VmResume) },
-    Route { name: "vm.shutdown", method: Method::Put, read: |b| plain(b, ApiRequest::VmShutdown) },
-    Route { name: "vm.reboot", method: Method::Put, read: |b| plain(b, ApiRequest::VmReboot) },
-    Route {
-        name: "vm.power-button",
-        method: Method::Put,
-        read: |b| plain(b, ApiRequest::VmPowerButton),
-    },
-    Route { name: "vm.delete", method: Method::Put, read: |b| plain(b, ApiRequest::VmDelete) },
-    Route { name: "vm.ft-enable", method: Method::Put, read: read_ft_enable },
-    Route { name: "vm.ft-disable", method: Method::Put, read: |b| plain(b, ApiRequest::FtDisable) },
-    Route {
-        name: "vm.ft-failover",
-        method: Method::Put,
-        read: |b| plain(b, ApiRequest::FtFailover),
-    },
-    Route { name: "vm.ft-info", method: Method::Get, read: |_| Ok(ApiRequest::FtInfo) },
-    Route { name: "vm.ft-standbys", method: Method::Put, read: read_ft_standbys },
-    Route { name: "vm.ft-move-backup", method: Method::Put, read: read_ft_move_backup },
+    Route { name: "vmm.ping", method: Get, read: |_| Ok(ApiRequest::VmmPing) },
+    Route { name: "vmm.shutdown", method: Put, read: |b| plain(b, ApiRequest::VmmShutdown) },
+    Route { name: "vm.create", method: Put, read: read_create },
+    Route { name: "vm.boot", method: Put, read: |b| plain(b, ApiRequest::VmBoot) },
+    Route { name: "vm.info", method: Get, read: |_| Ok(ApiRequest::VmInfo) },
+    Route { name: "vm.counters", method: Get, read: |_| Ok(ApiRequest::VmCounters) },
+    Route { name: "vm.pause", method: Put, read: |b| plain(b, ApiRequest::VmPause) },
+    Route { name: "vm.resume", method: Put, read: |b| plain(b, ApiRequest::VmResume) },
+    Route { name: "vm.shutdown", method: Put, read: |b| plain(b, ApiRequest::VmShutdown) },
+    Route { name: "vm.reboot", method: Put, read: |b| plain(b, ApiRequest::VmReboot) },
+    Route { name: "vm.power-button", method: Put, read: |b| plain(b, ApiRequest::VmPowerButton) },
+    Route { name: "vm.delete", method: Put, read: |b| plain(b, ApiRequest::VmDelete) },
+    Route { name: "vm.ft-enable", method: Put, read: read_ft_enable },
+    Route { name: "vm.ft-disable", method: Put, read: |b| plain(b, ApiRequest::FtDisable) },
+    Route { name: "vm.ft-failover", method: Put, read: |b| plain(b, ApiRequest::FtFailover) },
+    Route { name: "vm.ft-info", method: Get, read: |_| Ok(ApiRequest::FtInfo) },
+    Route { name: "vm.ft-standbys", method: Put, read: read_ft_standbys },
+    Route { name: "vm.ft-move-backup", method: Put, read: read_ft_move_backup },
 ];
 
 /// Cloud Hypervisor's paths that we answer with "not there yet".
