@@ -1,8 +1,6 @@
 //! Bad input meets a VM that runs: whatever strangers, misconfigured backups, full disks and second primaries do, whoever
 //! asked for it gets a sentence, and the VM answers over the connection that its client has had all along.
 
-// What the tests of the pair share is more than this one needs.
-#[allow(dead_code)]
 mod common;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};

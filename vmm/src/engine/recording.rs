@@ -115,14 +115,6 @@ impl Engine {
             self.finish_log(reason)?;
         }
         self.emit(true)?;
-        if let Mode::Recording(recording) = &self.mode {
-            log::info!(
-                "{} deltas with {} pages were taken; the guest stood still {} ms for them",
-                recording.deltas,
-                recording.delta_pages,
-                recording.delta_ns / 1_000_000
-            );
-        }
         if matches!(self.mode, Mode::Recording(_) | Mode::Copying(_)) {
             self.mode = Mode::Live;
             self.machine.vm.track_dirty(false)?;
@@ -145,6 +137,12 @@ impl Engine {
         if let Mode::Recording(recording) = &mut self.mode {
             recording.recorder.end(moment, reason);
             recording.ended = true;
+            log::info!(
+                "{} deltas with {} pages were taken; the guest stood still {} ms for them",
+                recording.deltas,
+                recording.delta_pages,
+                recording.delta_ns / 1_000_000
+            );
         }
         self.emit(true)
     }
