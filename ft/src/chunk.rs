@@ -106,6 +106,7 @@ impl Chunk {
                 | Record::Devices { .. }
                 | Record::StateDigest { .. }
                 | Record::Pages { .. }
+                | Record::Patches { .. }
                 | Record::Released { .. } => {}
             }
             last_moment = moment;

@@ -10,6 +10,7 @@ use alloc::{boxed::Box, vec::Vec};
 use crate::bytes::{Reader, put_bytes, put_varint};
 use crate::error::DecodeError;
 use crate::event::{Input, Trail};
+use crate::patch::PATCH_BYTES_MAX;
 use crate::record::{
     EndReason, PAGE_SIZE, PAGES_PER_RECORD_MAX, Page, REGISTERS, Record, RegisterValues,
 };
@@ -32,6 +33,7 @@ const RELEASED: u8 = 20;
 const END: u8 = 21;
 const REGISTER_VALUES: u8 = 22;
 const DEVICES: u8 = 23;
+const PATCHES: u8 = 24;
 
 /// The record's kind on disk and wire.
 fn record_kind(record: &Record) -> u8 {
@@ -42,6 +44,7 @@ fn record_kind(record: &Record) -> u8 {
         Record::Devices { .. } => DEVICES,
         Record::StateDigest { .. } => STATE_DIGEST,
         Record::Pages { .. } => PAGES,
+        Record::Patches { .. } => PATCHES,
         Record::Delta { .. } => DELTA,
         Record::Released { .. } => RELEASED,
         Record::End { .. } => END,
@@ -135,6 +138,7 @@ impl Encoder {
                 }
             }
             Record::Pages { pages } => put_pages(pages, out),
+            Record::Patches { patches } => put_patches(patches, out),
             Record::Delta { vcpu, machine, outputs } => {
                 put_bytes(out, vcpu);
                 out.push(u8::from(machine.is_some()));
@@ -230,6 +234,22 @@ fn put_pages(pages: &[(u64, Page)], out: &mut Vec<u8>) {
     }
 }
 
+/// Count, then each page's number as a difference and its patch.
+///
+/// # Panics
+///
+/// With more pages than a record may hold.
+fn put_patches(patches: &[(u64, Vec<u8>)], out: &mut Vec<u8>) {
+    assert!(patches.len() <= PAGES_PER_RECORD_MAX, "too many pages for one record");
+    put_varint(out, patches.len() as u64);
+    let mut expected = 0u64;
+    for (number, patch) in patches {
+        put_varint(out, number.wrapping_sub(expected));
+        put_bytes(out, patch);
+        expected = number.wrapping_add(1);
+    }
+}
+
 /// Reads the records of one chunk. Hostile bytes give errors: no panic, and no memory beyond a
 /// small multiple of the bytes that are there.
 #[derive(Clone, Debug)]
@@ -300,6 +320,7 @@ impl<'a> Decoder<'a> {
                 Record::StateDigest { devices, memory }
             }
             PAGES => Record::Pages { pages: take_pages(reader)? },
+            PATCHES => Record::Patches { patches: take_patches(reader)? },
             DELTA => {
                 let vcpu = reader.bytes("vCPU state")?;
                 let machine = match flag(reader)? {
@@ -381,6 +402,25 @@ fn take_registers(reader: &mut Reader<'_>, values: &mut RegisterValues) -> Resul
         *value = value.wrapping_add(difference);
     }
     Ok(())
+}
+
+fn take_patches(reader: &mut Reader<'_>) -> Result<Vec<(u64, Vec<u8>)>, DecodeError> {
+    let count = reader.varint("patches")?;
+    if count > PAGES_PER_RECORD_MAX as u64 {
+        return Err(DecodeError::OutOfRange { what: "a count of patches" });
+    }
+    let mut expected = 0u64;
+    let mut patches = Vec::new();
+    for _ in 0..count {
+        let number = expected.wrapping_add(reader.varint("page number")?);
+        let patch = reader.bytes("patch")?;
+        if patch.len() > PATCH_BYTES_MAX {
+            return Err(DecodeError::OutOfRange { what: "a patch" });
+        }
+        patches.push((number, patch));
+        expected = number.wrapping_add(1);
+    }
+    Ok(patches)
 }
 
 fn take_pages(reader: &mut Reader<'_>) -> Result<Vec<(u64, Page)>, DecodeError> {

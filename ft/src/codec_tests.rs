@@ -48,6 +48,8 @@ fn any_record() -> impl Strategy<Value = Record> {
         1 => (any::<u64>(), any::<Option<u64>>())
             .prop_map(|(devices, memory)| Record::StateDigest { devices, memory }),
         1 => prop::collection::vec(any_page(), 0..20).prop_map(|pages| Record::Pages { pages }),
+        1 => prop::collection::vec((any::<u64>(), prop::collection::vec(any::<u8>(), 0..40)), 0..9)
+            .prop_map(|patches| Record::Patches { patches }),
         1 => (any_bytes(), prop::option::of(any_bytes()), any::<u64>(), any::<u64>()).prop_map(
             |(vcpu, machine, count, digest)| {
                 Record::Delta { vcpu, machine, outputs: Trail { count, digest } }
@@ -180,6 +182,9 @@ fn the_bytes_of_format_version_1_never_change() {
     let bytes = encode_all(0, &[(0, pages)]);
     assert_eq!(bytes[..7], [0x12, 3, 0b010, 16, 0, 1, 0xaa]);
     assert_eq!(bytes.len(), 6 + PAGE_SIZE);
+
+    let patches = Record::Patches { patches: vec![(16, vec![0, 1, 8]), (18, vec![])] };
+    assert_eq!(encode_all(0, &[(0, patches)]), [0x18, 2, 16, 3, 0, 1, 8, 1, 0]);
 }
 
 #[test]

@@ -27,6 +27,8 @@ mod flight;
 pub mod frame;
 pub mod gate;
 pub mod message;
+mod page_cache;
+mod patch;
 pub mod primary;
 pub mod prologue;
 pub mod record;

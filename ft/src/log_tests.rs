@@ -3,9 +3,10 @@
 use alloc::{boxed::Box, vec, vec::Vec};
 
 use crate::chunk::Chunk;
+use crate::codec::Encoder;
 use crate::error::Divergence;
-use crate::event::{Input, Output};
-use crate::record::{EndReason, PAGE_SIZE, Page, REGISTERS};
+use crate::event::{Input, Output, Trail};
+use crate::record::{EndReason, PAGE_SIZE, Page, REGISTERS, Record};
 use crate::recorder::{CHUNK_BYTES_SOFT, DigestMode, RECORD_BYTES_MAX, Recorder};
 use crate::replay::{Replay, Start, Step};
 
@@ -303,4 +304,48 @@ fn records_out_of_place_make_a_chunk_unreadable() {
     encoder.append(1, &crate::Record::Input(key(1)), &mut records);
     encoder.append(1, &delta, &mut records);
     assert!(Chunk { records, ..chunk }.decode().is_err());
+}
+
+#[test]
+fn a_page_that_is_shipped_again_costs_what_changed_in_it() {
+    let mut log = Recorder::new(0, DigestMode::Off);
+    let mut page = [7; PAGE_SIZE];
+    log.pages(0, [(1, Page::from_bytes(&page))]);
+    log.delta(1, vec![1], Some(vec![2])).unwrap();
+    let mut chunks = log.cut(1);
+    for round in 1..20_u8 {
+        page[usize::from(round) * 100] = round;
+        let moment = u64::from(round);
+        log.pages(moment, [(1, Page::from_bytes(&page))]);
+        log.delta(moment + 1, vec![round], Some(vec![2]).filter(|_| round == 10)).unwrap();
+        chunks.extend(log.cut(moment + 1));
+        let bytes = chunks.last().unwrap().records.len();
+        // The first copy is whole, and the first one after a new state.
+        assert_eq!(bytes > 100, matches!(round, 1 | 11), "round {round}: {bytes} bytes");
+    }
+    let mut replay = Replay::new(Start::Blank, 16);
+    chunks.iter().for_each(|chunk| replay.push(chunk).unwrap());
+    let (mut moment, mut last) = (0, None);
+    loop {
+        match replay.next_step(moment).unwrap() {
+            Step::Delta { moment: next, pages, .. } => {
+                (moment, last) = (next, pages.get(&1).cloned());
+            }
+            Step::Wait => break,
+            _ => {}
+        }
+    }
+    assert_eq!((moment, last), (20, Some(Page::from_bytes(&page))));
+}
+
+#[test]
+fn a_patch_of_a_page_that_was_never_there_is_a_divergence() {
+    let mut records = vec![];
+    let patches = vec![(5, vec![0, 1, 0])];
+    Encoder::new(0).append(0, &Record::Patches { patches }, &mut records);
+    let outputs = Trail::default();
+    let chunk = Chunk { number: 1, start_moment: 0, end_moment: 0, outputs, records };
+    let mut replay = Replay::new(Start::At(0), 16);
+    replay.push(&chunk).unwrap();
+    assert!(matches!(replay.next_step(0), Err(Divergence::Log { .. })));
 }

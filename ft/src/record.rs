@@ -86,6 +86,12 @@ pub enum Record {
         /// Guest page number (guest physical address / 4096) and content.
         pages: Vec<(u64, Page)>,
     },
+    /// Like [`Record::Pages`], for pages that the log has had before: what changed in each since
+    /// then.
+    Patches {
+        /// Guest page number and the runs of words that changed.
+        patches: Vec<(u64, Vec<u8>)>,
+    },
     /// The state at this moment; the interval before it is not to be run.
     Delta {
         /// The vCPU's whole state, encoded by its owner.
@@ -119,6 +125,7 @@ impl Record {
             Self::Devices { .. } => "devices",
             Self::StateDigest { .. } => "state-digest",
             Self::Pages { .. } => "pages",
+            Self::Patches { .. } => "patches",
             Self::Delta { .. } => "delta",
             Self::Released { .. } => "released",
             Self::End { .. } => "end",

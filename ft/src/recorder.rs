@@ -11,6 +11,8 @@ use crate::chunk::{Chunk, RECORDS_PER_CHUNK_MAX};
 use crate::codec::Encoder;
 use crate::error::RecordError;
 use crate::event::{Input, Output, Trail};
+use crate::page_cache::PageCache;
+use crate::patch;
 use crate::record::{
     EndReason, PAGES_PER_RECORD_MAX, Page, Record, RegisterValues, fold_registers,
 };
@@ -60,6 +62,7 @@ pub struct Recorder {
     /// Whether `fold` covers a moment that no digest record covers.
     folded: bool,
     outputs: Trail,
+    shipped: PageCache,
     closed: Vec<Chunk>,
 }
 
@@ -78,6 +81,7 @@ impl Recorder {
             fold: 0,
             folded: false,
             outputs: Trail::default(),
+            shipped: PageCache::default(),
             closed: Vec::new(),
         }
     }
@@ -163,11 +167,48 @@ impl Recorder {
     pub fn pages(&mut self, moment: u64, pages: impl IntoIterator<Item = (u64, Page)>) {
         let mut pages = pages.into_iter().peekable();
         while pages.peek().is_some() {
-            let pages: Vec<_> = pages.by_ref().take(PAGES_PER_RECORD_MAX).collect();
-            let length = pages.iter().filter(|(_, page)| *page != Page::Zero).count();
-            self.make_room(length * crate::record::PAGE_SIZE, moment);
-            self.append(moment, &Record::Pages { pages });
+            let (mut whole, mut patches) = (Vec::new(), Vec::new());
+            for (frame, page) in pages.by_ref().take(PAGES_PER_RECORD_MAX) {
+                match self.patch(frame, &page) {
+                    Some(patch) => patches.push((frame, patch, page)),
+                    None => whole.push((frame, page)),
+                }
+            }
+            self.whole_pages(moment, whole);
+            self.patches(moment, patches);
         }
+    }
+
+    /// What changed in a page since the log last had it, if that is worth telling.
+    fn patch(&self, frame: u64, page: &Page) -> Option<Vec<u8>> {
+        match page {
+            Page::Zero => None,
+            Page::Data(content) => patch::between(self.shipped.get(frame)?, content),
+        }
+    }
+
+    fn whole_pages(&mut self, moment: u64, pages: Vec<(u64, Page)>) {
+        if pages.is_empty() {
+            return;
+        }
+        let length = pages.iter().filter(|(_, page)| *page != Page::Zero).count();
+        self.make_room(length * crate::record::PAGE_SIZE, moment);
+        for (frame, page) in &pages {
+            self.shipped.note(*frame, page);
+        }
+        self.append(moment, &Record::Pages { pages });
+    }
+
+    fn patches(&mut self, moment: u64, patches: Vec<(u64, Vec<u8>, Page)>) {
+        if patches.is_empty() {
+            return;
+        }
+        self.make_room(patches.iter().map(|(_, patch, _)| patch.len()).sum(), moment);
+        for (frame, _, page) in &patches {
+            self.shipped.note(*frame, page);
+        }
+        let patches = patches.into_iter().map(|(frame, patch, _)| (frame, patch)).collect();
+        self.append(moment, &Record::Patches { patches });
     }
 
     /// The state at `moment`, which ends the interval before it: `moment` is one more than the
@@ -189,6 +230,7 @@ impl Recorder {
         if machine.is_some() {
             self.fold = 0;
             self.folded = false;
+            self.shipped.restart();
         }
         let outputs = self.outputs;
         self.append(moment, &Record::Delta { vcpu, machine, outputs });

@@ -15,11 +15,13 @@
 //! ```
 
 use alloc::collections::{BTreeMap, VecDeque};
-use alloc::{boxed::Box, string::String, vec::Vec};
+use alloc::{boxed::Box, string::String, string::ToString, vec::Vec};
 
 use crate::chunk::{Batch, Chunk};
 use crate::error::{DecodeError, Divergence};
 use crate::event::{Input, Output, Trail};
+use crate::page_cache::PageCache;
+use crate::patch;
 use crate::record::{EndReason, Page, REGISTERS, Record, RegisterValues, fold_registers};
 
 /// How the machine looks before the first record.
@@ -92,6 +94,7 @@ pub struct Replay {
     blank: bool,
     staged: BTreeMap<u64, Page>,
     staged_pages_max: usize,
+    shipped: PageCache,
     fold: u64,
     /// The moment of the last natural exit whose registers were told, and they.
     registers: (u64, RegisterValues),
@@ -114,6 +117,7 @@ impl Replay {
             blank: start == Start::Blank,
             staged: BTreeMap::new(),
             staged_pages_max,
+            shipped: PageCache::default(),
             fold: 0,
             registers: (0, [0; REGISTERS]),
             outputs: Trail::default(),
@@ -204,10 +208,12 @@ impl Replay {
             }
             Record::Pages { pages } if self.blank => Some(Step::Pages(pages)),
             Record::Pages { pages } => {
-                self.staged.extend(pages);
-                if self.staged.len() > self.staged_pages_max {
-                    return Err(log_error(moment, "it holds more pages than the machine has"));
-                }
+                self.stage(moment, pages)?;
+                None
+            }
+            Record::Patches { patches } => {
+                let pages = self.patched(moment, &patches)?;
+                self.stage(moment, pages)?;
                 None
             }
             Record::Released { output } => Some(Step::Released { output }),
@@ -242,6 +248,36 @@ impl Replay {
         })
     }
 
+    /// Keeps pages for the delta that commits them.
+    fn stage(&mut self, moment: u64, pages: Vec<(u64, Page)>) -> Result<(), Divergence> {
+        for (frame, page) in &pages {
+            self.shipped.note(*frame, page);
+        }
+        self.staged.extend(pages);
+        if self.staged.len() > self.staged_pages_max {
+            return Err(log_error(moment, "it holds more pages than the machine has"));
+        }
+        Ok(())
+    }
+
+    /// The pages that patches stand for.
+    fn patched(
+        &self,
+        moment: u64,
+        patches: &[(u64, Vec<u8>)],
+    ) -> Result<Vec<(u64, Page)>, Divergence> {
+        let whole = |(frame, patch): &(u64, Vec<u8>)| {
+            let Some(shipped) = self.shipped.get(*frame) else {
+                return Err(log_error(moment, "it holds a change of a page that it never had"));
+            };
+            let mut page = Box::new(*shipped);
+            patch::apply(&mut page, patch)
+                .map_err(|error| Divergence::Log { moment, why: error.to_string() })?;
+            Ok((*frame, Page::Data(page)))
+        };
+        patches.iter().map(whole).collect()
+    }
+
     fn take_delta(
         &mut self,
         moment: u64,
@@ -253,6 +289,7 @@ impl Replay {
             self.outputs = outputs;
             self.fold = 0;
             self.blank = false;
+            self.shipped.restart();
         } else if self.blank {
             return Err(log_error(moment, "it starts with a delta without the machine's state"));
         } else {

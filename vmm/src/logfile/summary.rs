@@ -136,6 +136,7 @@ impl Counter {
                 self.pages.0 += pages.len() as u64;
                 self.pages.1 += pages.iter().filter(|(_, page)| *page == Page::Zero).count() as u64;
             }
+            Record::Patches { patches } => self.pages.0 += patches.len() as u64,
             Record::Delta { .. } => self.delta(entry.moment),
             Record::End { reason } => self.summary.end = Some(end_name(*reason).to_owned()),
             Record::Input(_)

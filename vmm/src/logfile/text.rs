@@ -39,6 +39,10 @@ impl Lines {
                 format!("{name:<13} devices {devices:016x}, memory {memory:016x}")
             }
             Record::Pages { pages } => format!("{name:<13} {}", pages_text(pages)),
+            Record::Patches { patches } => {
+                let bytes: usize = patches.iter().map(|(_, patch)| patch.len()).sum();
+                format!("{name:<13} {} pages changed in {bytes} bytes", patches.len())
+            }
             Record::Delta { vcpu, machine, outputs } => {
                 format!(
                     "{name:<13} {}{}; outputs so far: {} with digest {:016x}",
@@ -94,6 +98,12 @@ pub fn details(record: &Record) -> Option<String> {
                 })
                 .collect();
             Some(numbers.join("\n"))
+        }
+        Record::Patches { patches } => {
+            let changed = |(frame, patch): &(u64, Vec<u8>)| {
+                format!("{:#x} ({} bytes)", frame << 12, patch.len())
+            };
+            Some(patches.iter().map(changed).collect::<Vec<_>>().join("\n"))
         }
         Record::Input(_)
         | Record::Digest { .. }
