@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use ft::{BlockOp, Happening, Output, SoloReason, Trail};
+use ft::{BlockOp, Happening, Output, PrimaryState, SoloReason, Trail};
 
 use crate::tally::Tally;
 use crate::toy::Emitted;
@@ -31,6 +31,9 @@ pub struct Checker {
     pub last_effect_us: u64,
     /// The machine may be gone for good: more failed than the pair promises to survive.
     pub excused: Option<&'static str>,
+    /// A generation in which the primary has asked its backup to leave, and it is not known what
+    /// came of it.
+    leaving: Option<u64>,
     /// Since when nobody would take over.
     exposed_us: Option<u64>,
     pub tally: Tally,
@@ -137,6 +140,26 @@ impl Checker {
         if before != total.digest {
             self.fail(format!("output {} was seen in two different histories", total.count));
         }
+    }
+
+    pub fn stands(&mut self, state: PrimaryState, generation: u64) {
+        match state {
+            PrimaryState::Leaving => self.leaving = Some(generation),
+            PrimaryState::Holding | PrimaryState::Halted => {}
+            PrimaryState::Solo
+            | PrimaryState::Greeting
+            | PrimaryState::Copying
+            | PrimaryState::Protecting
+            | PrimaryState::Protected
+            | PrimaryState::Yielding => {
+                self.leaving = self.leaving.filter(|leaving| *leaving > generation);
+            }
+        }
+    }
+
+    /// Whether the backup of this generation may have been asked to promise that it stays out.
+    pub fn may_leave(&self, generation: u64) -> bool {
+        self.leaving == Some(generation)
     }
 
     /// A process believes that it may carry outputs out.

@@ -137,6 +137,7 @@ impl Process {
         }
         let leaving = match &self.role {
             Role::Primary(driver) => {
+                world.checker.stands(driver.primary.state(), driver.primary.generation());
                 if driver.primary.may_carry_out(world.clock_ms(self.host)) {
                     world.checker.may_speak(self.id, driver.primary.generation());
                 }

@@ -12,6 +12,9 @@ pub const STANDBY_PORT: u64 = 1;
 /// How long somebody waits for a connection.
 const CONNECT_TIMEOUT_US: u64 = 300_000;
 
+/// How often a stream tries to get its bytes through a cut.
+const RESEND_US: u64 = 50_000;
+
 /// Where a datagram comes from, or goes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Port {
@@ -128,7 +131,8 @@ impl World {
         let [source, target] = [from, to].map(|end| self.network.streams[stream].hosts[end]);
         if self.is_cut(source, target) {
             // The network sends again until it gets through.
-            let wait_us = self.network.cut_until_us[source][target] - self.now_us;
+            let left_us = self.network.cut_until_us[source][target] - self.now_us;
+            let wait_us = left_us.min(RESEND_US);
             self.after(wait_us, Due::Segment { stream, from });
             return None;
         }

@@ -21,7 +21,9 @@ impl Run {
                     | BackupState::Asking
                     | BackupState::Won
                     | BackupState::Live => {
-                        (!driver.spoiled_ever).then_some(driver.backup.generation())
+                        let generation = driver.backup.generation();
+                        let leaves = self.world.checker.may_leave(generation);
+                        (!driver.spoiled_ever && !leaves).then_some(generation)
                     }
                     BackupState::Waiting
                     | BackupState::Preparing
