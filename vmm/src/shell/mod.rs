@@ -21,10 +21,12 @@ mod reports;
 mod reprotection;
 mod signals;
 mod statistics;
+mod traffic;
 mod vm;
 mod world;
 
 use std::os::fd::AsRawFd;
+use std::time::Instant;
 
 pub use poller::{Interest, Poller, Source};
 pub use statistics::Statistics;
@@ -118,7 +120,7 @@ impl Shell {
             protection: Protection::None,
             succession: Succession::default(),
             held: HeldWrites::default(),
-            statistics: Statistics::default(),
+            statistics: Statistics::new(Instant::now()),
             calls: Vec::new(),
             outcome: None,
             terminating: false,
