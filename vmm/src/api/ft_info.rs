@@ -23,9 +23,10 @@ pub struct FtInfo {
     pub peer: Option<String>,
     /// The VM's logical time here: deterministic exits since it booted.
     pub moment: u64,
-    /// The last moment the backup acknowledged.
+    /// The last moment the backup acknowledged; at the backup, the last one it has acknowledged.
     pub acknowledged_moment: u64,
-    /// Milliseconds the backup's execution is behind.
+    /// Milliseconds the backup's execution is behind, as this side sees it: since the oldest log
+    /// that is not executed was sent (primary) or came (backup).
     pub lag_ms: u64,
     /// The log.
     pub log: LogTraffic,
@@ -37,7 +38,8 @@ pub struct FtInfo {
     pub deltas: u64,
     /// Pages shipped with them.
     pub delta_pages: u64,
-    /// Times the replicas' digests differed.
+    /// Times the replicas' digests differed since the VMM started. All other counters begin with
+    /// the protection.
     pub divergences: u64,
     /// Primary: the join that is under way, or the last one.
     pub join: Option<JoinInfo>,
@@ -45,6 +47,9 @@ pub struct FtInfo {
     pub standbys: Vec<StandbyInfo>,
     /// What happened last.
     pub last_event: Option<FtEvent>,
+    /// What happened since the VMM started, newest last; the oldest are forgotten.
+    #[serde(default)]
+    pub events: Vec<FtEvent>,
 }
 
 /// A host that would follow the VM.

@@ -222,6 +222,7 @@ fn the_openapi_file_knows_every_field() {
     .unwrap();
     let info = FtInfo {
         last_event: Some(super::super::FtEvent::default()),
+        events: vec![super::super::FtEvent::default()],
         log: super::super::LogTraffic::default(),
         join: Some(super::super::JoinInfo::default()),
         standbys: vec![super::super::StandbyInfo::default()],

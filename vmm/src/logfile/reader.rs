@@ -51,6 +51,11 @@ impl LogReader {
         Ok(Self { file, prologue, prologue_bytes })
     }
 
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.file.path
+    }
+
     /// What the log says about itself.
     pub fn prologue(&self) -> &Prologue {
         &self.prologue

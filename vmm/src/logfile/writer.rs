@@ -41,6 +41,11 @@ impl LogWriter {
         Ok(log)
     }
 
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Appends one chunk.
     ///
     /// # Errors

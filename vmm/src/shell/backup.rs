@@ -6,6 +6,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use ft::recorder::Noted;
 use ft::{
@@ -20,6 +21,7 @@ use super::primary_side::{BUSY_TICK_MS, arbiter_directory, ask_arbiter, now_ms};
 use super::protection::Protection;
 use super::reprotection::Succession;
 use super::suitability::check_host;
+use super::traffic::Tally;
 use super::visitors::Visitors;
 use super::vm::Running;
 use super::{Interest, Outcome, Poller, Shell, Source};
@@ -278,7 +280,22 @@ impl Shell {
         {
             side.backup = Backup::new(now_ms(), assumptions(Some(prologue)));
         }
-        self.step_backup(Event::Message(message))
+        let tally = match &message {
+            ft::Message::Append(chunk) => Some(Tally::of(chunk)),
+            ft::Message::Hello(_) | ft::Message::Word(_) => None,
+        };
+        let held = self.chunks_held();
+        self.step_backup(Event::Message(message))?;
+        // What was not taken is no part of the log.
+        if let Some(tally) = tally.filter(|_| self.chunks_held() > held) {
+            self.statistics.received(&tally, Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Chunks of the primary's log that this side holds.
+    fn chunks_held(&mut self) -> u64 {
+        self.backup_side().map_or(0, |side| side.backup.progress().received)
     }
 
     fn drop_backup_channel(&mut self) {
@@ -315,9 +332,7 @@ impl Shell {
     pub(super) fn tick_backup(&mut self) -> Result<(), Error> {
         let Some(side) = self.backup_side() else { return Ok(()) };
         let actions = side.backup.tick(now_ms());
-        self.act_backup(actions)?;
-        self.statistics.tick(std::time::Instant::now());
-        Ok(())
+        self.act_backup(actions)
     }
 
     fn act_backup(&mut self, actions: Vec<Action>) -> Result<(), Error> {
@@ -381,6 +396,8 @@ impl Shell {
     fn build_follower(&mut self, prologue: &Prologue) -> Result<(), Error> {
         let Description { config, cpuid, disk_sectors, protection } = described(prologue)?;
         self.succession.described = Some(config.clone());
+        self.statistics.begin(Instant::now());
+        self.statistics.moment = 0;
         let config = apply_overrides(config, &self.invocation.overrides)?;
         let Protection::Backup(side) = &mut self.protection else { return Ok(()) };
         let arbiter = match &side.config.arbiter {

@@ -10,28 +10,33 @@ use crate::api::{ApiReply, ApiResult, FtInfo, FtProtection, FtRole, FtState, Out
 
 impl Shell {
     pub(super) fn ft_info(&mut self) -> ApiResult {
+        let now = Instant::now();
+        let events = self.statistics.events();
         let mut info = FtInfo {
             moment: self.statistics.moment,
             acknowledged_moment: self.statistics.acknowledged_moment,
-            lag_ms: self.statistics.lag_ms,
-            log: self.statistics.traffic(Instant::now()),
+            lag_ms: self.statistics.lag_ms(now),
+            log: self.statistics.traffic(now),
             deltas: self.statistics.deltas,
             delta_pages: self.statistics.delta_pages,
             divergences: self.statistics.divergences,
             join: self.statistics.join(),
             standbys: self.standby_infos(),
-            last_event: self.statistics.last_event(),
+            last_event: events.last().cloned(),
+            events,
             ..FtInfo::default()
         };
         match &self.protection {
             Protection::None => {}
-            Protection::Recording(_) => {
+            Protection::Recording(log) => {
                 info.state = FtState::Recording;
+                info.peer = Some(log.path().display().to_string());
                 info.role = Some(FtRole::Recorder);
                 info.mode = FtProtection::Replay;
             }
-            Protection::Replaying(_) => {
+            Protection::Replaying(log) => {
                 info.state = FtState::Replaying;
+                info.peer = Some(log.path().display().to_string());
                 info.role = Some(FtRole::Replayer);
                 info.mode = FtProtection::Replay;
             }

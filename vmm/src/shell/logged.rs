@@ -56,6 +56,13 @@ struct Progress {
     outputs: Trail,
 }
 
+impl ReplayedLog {
+    /// The log's file.
+    pub(super) fn path(&self) -> &Path {
+        self.reader.path()
+    }
+}
+
 impl Progress {
     fn new(file_bytes: u64) -> Self {
         let now = Instant::now();
@@ -143,6 +150,7 @@ impl Shell {
         let settings = Settings::default();
         let prologue = prologue(config, running, DigestMode::Registers, settings, None)?;
         self.protection = Protection::Recording(LogWriter::create(path, &prologue)?);
+        self.statistics.begin(Instant::now());
         self.send(Message::Record(RecordPlan {
             kind: JoinKind::File,
             digest_every: ft.digest_every,
@@ -219,6 +227,7 @@ impl Shell {
             match log.reader.next_chunk()? {
                 Some(chunk) => {
                     log.sent += 1;
+                    self.statistics.read(&chunk, Instant::now());
                     let batch = chunk.decode().map_err(|error| log.reader.broken(&error))?;
                     running.engine.send(Message::Log(batch));
                 }

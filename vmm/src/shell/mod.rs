@@ -22,11 +22,13 @@ mod reprotection;
 mod signals;
 mod statistics;
 mod suitability;
+mod traffic;
 mod visitors;
 mod vm;
 mod world;
 
 use std::os::fd::AsRawFd;
+use std::time::Instant;
 
 pub use poller::{Interest, Poller, Source};
 pub use statistics::Statistics;
@@ -119,7 +121,7 @@ impl Shell {
             protection: Protection::None,
             succession: Succession::default(),
             held: HeldWrites::default(),
-            statistics: Statistics::default(),
+            statistics: Statistics::new(Instant::now()),
             calls: Vec::new(),
             outcome: None,
             terminating: false,

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ft::recorder::Noted;
 use ft::{Action, Chunk, DigestMode, Event, Gate, Happening, Link, Output, Primary, PrimaryState};
@@ -199,9 +199,7 @@ impl Shell {
         let Some(side) = self.primary_side() else { return Ok(()) };
         let actions = side.primary.tick(now_ms());
         self.act_primary(actions)?;
-        self.say_when_quiet()?;
-        self.statistics.tick(std::time::Instant::now());
-        Ok(())
+        self.say_when_quiet()
     }
 
     /// Log and outputs of the machine: to the backup, and into the gate.
@@ -344,6 +342,7 @@ impl Shell {
         side.gate.restart();
         side.chunk_ends.clear();
         side.appended_bytes = 0;
+        self.statistics.begin(Instant::now());
         let plan = RecordPlan {
             kind: JoinKind::Pair,
             digest_every: side.config.digest_every,

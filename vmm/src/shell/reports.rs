@@ -1,5 +1,7 @@
 //! What the shell does about the engine's reports.
 
+use std::time::Instant;
+
 use ft::recorder::Noted;
 use ft::{Chunk, Output};
 use serde_json::json;
@@ -43,6 +45,7 @@ impl Shell {
                 self.on_replayed_delta()?;
             }
             Report::Executed { number, moment, now_ns, outputs } => {
+                self.statistics.executed(number);
                 self.statistics.moment = moment;
                 self.statistics.replayed_ns = now_ns;
                 match &self.protection {
@@ -101,8 +104,9 @@ impl Shell {
         chunks: Vec<Chunk>,
         outputs: Vec<(Noted, Output)>,
     ) -> Result<(), Error> {
+        let now = Instant::now();
         for chunk in &chunks {
-            self.statistics.count(chunk);
+            self.statistics.made(chunk, now);
         }
         match &mut self.protection {
             Protection::None => self.let_go(outputs.into_iter().map(|(_, output)| output)),
