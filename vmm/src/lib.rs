@@ -24,4 +24,5 @@ pub mod logfile;
 pub mod logger;
 pub mod machine;
 pub mod replica;
+pub mod seccomp;
 pub mod shell;

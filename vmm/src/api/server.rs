@@ -22,6 +22,7 @@ use super::http::{HttpResponse, ReadFailure, RequestReader};
 use super::routes::{read_request, write_response};
 use super::socket::Listener;
 use super::{ApiCall, ApiSocket, call};
+use crate::seccomp::{Thread, enter_or_warn};
 
 /// Clients that may be connected at once.
 const CONNECTIONS_MAX: usize = 64;
@@ -128,9 +129,10 @@ impl ApiServer {
             submit,
             patience,
         };
-        let thread = thread::Builder::new()
-            .name("http-server".into())
-            .spawn(move || accepting.run(&listener))?;
+        let thread = thread::Builder::new().name("http-server".into()).spawn(move || {
+            enter_or_warn(Thread::Http);
+            accepting.run(&listener);
+        })?;
         Ok(ApiServer { stop, thread: Some(thread), connections })
     }
 
