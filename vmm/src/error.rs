@@ -20,6 +20,12 @@ pub enum Error {
     /// A state that does not decode.
     #[error("a saved machine state cannot be read: {0}; both sides must run the same build")]
     State(String),
+    /// The host's kernel does not filter system calls.
+    #[error(
+        "the system calls of this process cannot be restricted: {0}; a host without seccomp needs \
+         --seccomp false"
+    )]
+    Seccomp(String),
     /// A description of a VM that does not decode, or of a VM that cannot be.
     #[error("the VM that is described cannot be built here: {0}")]
     Description(String),

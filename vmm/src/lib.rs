@@ -25,5 +25,6 @@ pub mod logfile;
 pub mod logger;
 pub mod machine;
 pub mod replica;
+pub mod seccomp;
 pub mod shell;
 pub mod words;

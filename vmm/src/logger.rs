@@ -2,13 +2,18 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::{AsRawFd, RawFd};
 use std::path::Path;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Instant;
 
 use log::{LevelFilter, Log, Metadata, Record};
 
 use crate::error::Error;
+
+/// The log's file, where there is one, for who may not wait for its lock.
+static DESCRIPTOR: AtomicI32 = AtomicI32::new(-1);
 
 struct Logger {
     started: Instant,
@@ -31,6 +36,7 @@ pub fn start(verbosity: u8, file: Option<&Path>) -> Result<(), Error> {
                         source,
                     }
                 })?;
+            DESCRIPTOR.store(file.as_raw_fd(), Ordering::Relaxed);
             Some(Mutex::new(file))
         }
         None => None,
@@ -46,6 +52,12 @@ pub fn start(verbosity: u8, file: Option<&Path>) -> Result<(), Error> {
         log::set_max_level(level);
     }
     Ok(())
+}
+
+/// Where the last words of a process go that cannot go on, without a lock and without memory:
+/// standard error, and the log's file if it has one.
+pub fn descriptors() -> impl Iterator<Item = RawFd> {
+    [libc::STDERR_FILENO, DESCRIPTOR.load(Ordering::Relaxed)].into_iter().filter(|fd| *fd >= 0)
 }
 
 impl Log for Logger {

@@ -18,18 +18,54 @@ const PORTS: &[u16] = &[
 /// What happens to a platform.
 #[derive(Arbitrary, Clone, Debug)]
 pub(crate) enum Step {
-    In { port: u8, length: u8 },
-    Out { port: u8, data: [u8; 4], length: u8 },
-    AnyIn { port: u16, length: u8 },
-    AnyOut { port: u16, data: Vec<u8> },
-    Load { apic: Apic, offset: u16, length: u8 },
-    Store { apic: Apic, register: u8, value: u32 },
-    AnyStore { address: u64, data: Vec<u8> },
-    Wait { nanoseconds: u32 },
-    WaitLong { seconds: u32 },
+    In {
+        port: u8,
+        length: u8,
+    },
+    Out {
+        port: u8,
+        data: [u8; 4],
+        length: u8,
+    },
+    AnyIn {
+        port: u16,
+        length: u8,
+    },
+    AnyOut {
+        port: u16,
+        data: Vec<u8>,
+    },
+    Load {
+        apic: Apic,
+        offset: u16,
+        length: u8,
+    },
+    Store {
+        apic: Apic,
+        register: u8,
+        value: u32,
+    },
+    AnyStore {
+        address: u64,
+        data: Vec<u8>,
+    },
+    Wait {
+        nanoseconds: u32,
+    },
+    WaitLong {
+        seconds: u32,
+    },
     WaitForDeadline,
-    Line { gsi: u8, level: bool },
-    Msi { address: u32, data: u32 },
+    /// Any time at all, backwards too: a log may say so.
+    Clock(u64),
+    Line {
+        gsi: u8,
+        level: bool,
+    },
+    Msi {
+        address: u32,
+        data: u32,
+    },
     Acknowledge,
     Priority(u8),
     Input(Vec<u8>),
@@ -77,7 +113,7 @@ pub(crate) fn run(data: &[u8]) {
         assert_eq!(take(&mut copied, &step, &mut copied_now), seen);
         assert_eq!(platform, copied);
         if number % 16 == 0 {
-            copied = Platform::restore(platform.state());
+            copied = Platform::restore(platform.state()).expect("a state that was reached");
         }
     }
 }
@@ -119,6 +155,10 @@ pub(crate) fn take(platform: &mut Platform, step: &Step, now: &mut u64) -> (Vec<
         Step::Wait { .. } | Step::WaitLong { .. } | Step::WaitForDeadline => {
             wait(platform, step, now);
         }
+        Step::Clock(time) => {
+            *now = *time;
+            platform.advance(*now);
+        }
         Step::Acknowledge => {
             let pending = platform.pending_interrupt();
             let vector = platform.acknowledge();
@@ -148,8 +188,11 @@ fn wait(platform: &mut Platform, step: &Step, now: &mut u64) {
         Step::WaitLong { seconds } => now.saturating_add(u64::from(*seconds) * 1_000_000_000),
         _ => platform.next_deadline().unwrap_or(0).max(*now),
     };
-    *now = until.min(NOW_MAX_NS);
+    *now = until.min(NOW_MAX_NS.max(*now));
     platform.advance(*now);
     let deadline = platform.next_deadline();
-    assert!(deadline.is_none_or(|deadline| deadline > *now), "a deadline stays in the past");
+    assert!(
+        *now > NOW_MAX_NS || deadline.is_none_or(|deadline| deadline > *now),
+        "a deadline stays in the past"
+    );
 }

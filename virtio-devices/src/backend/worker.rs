@@ -27,10 +27,11 @@ struct Pending {
 }
 
 impl DiskWorker {
-    /// Starts the thread. It calls `completions` with token, status and what a read has read, in
+    /// Starts the thread. It calls `begin` first, and then `completions` with token, status and what a read has read, in
     /// the order of submission and from the thread itself.
-    pub fn spawn<B, C>(disk: B, completions: C) -> Result<Self>
+    pub fn spawn<A, B, C>(begin: A, disk: B, completions: C) -> Result<Self>
     where
+        A: FnOnce() + Send + 'static,
         B: BlockBackend + Send + 'static,
         C: Fn(u64, BlockStatus, Vec<u8>) + Send + 'static,
     {
@@ -39,7 +40,10 @@ impl DiskWorker {
         let shared = Arc::clone(&pending);
         let thread = thread::Builder::new()
             .name("disk".to_owned())
-            .spawn(move || run(disk, &receiver, &completions, shared))
+            .spawn(move || {
+                begin();
+                run(disk, &receiver, &completions, shared);
+            })
             .map_err(Error::WorkerStart)?;
         Ok(Self { requests: Some(sender), pending, thread: Some(thread) })
     }
@@ -137,9 +141,13 @@ mod tests {
     #[test]
     fn requests_complete_in_the_order_of_submission_and_see_each_other() {
         let (sender, receiver) = mpsc::channel();
-        let worker = DiskWorker::spawn(MemoryDisk::new(4), move |token, status, data| {
-            sender.send((token, status, data)).unwrap();
-        })
+        let worker = DiskWorker::spawn(
+            || {},
+            MemoryDisk::new(4),
+            move |token, status, data| {
+                sender.send((token, status, data)).unwrap();
+            },
+        )
         .unwrap();
         for token in 0..100 {
             worker.submit(write(token, token as u8)).unwrap();
@@ -159,9 +167,13 @@ mod tests {
     #[test]
     fn shutdown_completes_what_was_submitted() {
         let (sender, receiver) = mpsc::channel();
-        let worker = DiskWorker::spawn(MemoryDisk::new(4), move |token, _, _| {
-            sender.send(token).unwrap();
-        })
+        let worker = DiskWorker::spawn(
+            || {},
+            MemoryDisk::new(4),
+            move |token, _, _| {
+                sender.send(token).unwrap();
+            },
+        )
         .unwrap();
         for token in 0..10 {
             worker.submit(write(token, 1)).unwrap();

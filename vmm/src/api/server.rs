@@ -23,6 +23,7 @@ use super::http::{Client, Patience, ReadFailure, error_response, is_last, write}
 use super::routes::{path_of, read_request, write_response};
 use super::socket::Listener;
 use super::{ApiCall, ApiSocket, call};
+use crate::seccomp::{Thread, enter_or_warn};
 
 /// Clients that may be connected at once.
 const CONNECTIONS_MAX: usize = 64;
@@ -108,9 +109,10 @@ impl ApiServer {
             submit,
             patience,
         };
-        let thread = thread::Builder::new()
-            .name("http-server".into())
-            .spawn(move || accepting.run(&listener))?;
+        let thread = thread::Builder::new().name("http-server".into()).spawn(move || {
+            enter_or_warn(Thread::Http);
+            accepting.run(&listener);
+        })?;
         Ok(ApiServer { stop, thread: Some(thread), connections })
     }
 

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use vmm::api::{ApiServer, api_queue};
 use vmm::cli::{Invocation, Parsed, parse};
 use vmm::error::Error;
+use vmm::seccomp;
 use vmm::shell::{Outcome, Shell};
 use vmm::words::{complain, print};
 
@@ -39,6 +40,9 @@ fn run(invocation: Invocation) -> Result<Outcome, Error> {
     // Before this process opens anything that could get the same number.
     vmm::inherited::check(&invocation)?;
     vmm::logger::start(invocation.verbosity, invocation.log_file.as_deref())?;
+    // Before any thread: those of the API and of the helpers are to have filters of their own, and
+    // not the main thread's.
+    seccomp::start(invocation.seccomp)?;
     let (submitter, queue) = api_queue().map_err(Error::EventFd)?;
     let server = match &invocation.api_socket {
         Some(place) => Some(
@@ -47,6 +51,7 @@ fn run(invocation: Invocation) -> Result<Outcome, Error> {
         ),
         None => None,
     };
+    seccomp::enter(seccomp::Thread::Main)?;
     let outcome = Shell::new(invocation, queue)?.run();
     if let Some(server) = server {
         server.stop();

@@ -195,6 +195,11 @@ impl PicState {
         Self { first: chip(0x08, level_irqs as u8), second: chip(0x70, (level_irqs >> 8) as u8) }
     }
 
+    /// Whether a model can go on from here.
+    pub(super) fn is_consistent(&self) -> bool {
+        [&self.first, &self.second].into_iter().all(|chip| chip.first < 8)
+    }
+
     /// Sets the level of ISA interrupt `irq`, 0 to 15 without 2.
     pub(super) fn set_line(&mut self, irq: u8, high: bool) {
         match irq {

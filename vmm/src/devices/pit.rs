@@ -13,6 +13,8 @@ use super::{Clock, PERIODIC_MINIMUM_NS, ticks};
 
 /// Oscillator, in Hz.
 pub(super) const PIT_FREQUENCY: u32 = 1_193_182;
+/// What a count of 0 stands for, and the largest there is.
+const COUNT_MAX: u32 = 0x1_0000;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 enum Mode {
@@ -99,7 +101,7 @@ impl Channel {
         };
         match (self.reload, self.bcd) {
             (0, true) => 10_000,
-            (0, false) => 0x1_0000,
+            (0, false) => COUNT_MAX,
             (value, true) => digits(value),
             (value, false) => u32::from(value),
         }
@@ -315,6 +317,14 @@ impl PitState {
         let mut timer = Channel { mode: Mode::SquareWave, loaded: true, ..gated(true) };
         timer.start(0);
         Self { channels: [timer, gated(true), gated(false)], speaker: 0, refresh: false }
+    }
+
+    /// Whether a model can go on from here: counts are of 16 bits, ticks of a time that there is.
+    pub(super) fn is_consistent(&self) -> bool {
+        let last_tick = ticks::at(u64::MAX, PIT_FREQUENCY) + u64::from(COUNT_MAX);
+        self.channels
+            .iter()
+            .all(|channel| channel.anchor_count <= COUNT_MAX && channel.anchor_tick <= last_tick)
     }
 
     /// Whether channel 0 raises its interrupt again and again.

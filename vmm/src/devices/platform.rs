@@ -55,7 +55,7 @@ impl Platform {
     /// The platform after power-on.
     #[must_use]
     pub fn new(config: PlatformConfig) -> Self {
-        Self::restore(PlatformState {
+        let state = PlatformState {
             pic: PicState::new(1 << SCI_IRQ),
             pit: PitState::new(),
             rtc: RtcState::new(config.boot_time_unix_ns),
@@ -64,13 +64,29 @@ impl Platform {
             lapic: LapicState::new(0),
             ioapic: IoApicState::new(),
             pci_host: PciHostState::default(),
-        })
+        };
+        Self { state }
     }
 
     /// The platform in a given state.
-    #[must_use]
-    pub fn restore(state: PlatformState) -> Self {
-        Self { state }
+    ///
+    /// # Errors
+    ///
+    /// The state is one that no guest could have led a platform to, and that the models could not
+    /// go on from: which device's it is. A damaged or forged state is found out here and never later.
+    pub fn restore(state: PlatformState) -> Result<Self, &'static str> {
+        let PlatformState { pic, pit, rtc, uart, .. } = &state;
+        // Of the others every value of every field is one that a model can go on from.
+        let parts = [
+            ("the interrupt controller", pic.is_consistent()),
+            ("the interval timer", pit.is_consistent()),
+            ("the real-time clock", rtc.is_consistent()),
+            ("the serial line", uart.as_ref().is_none_or(UartState::is_consistent)),
+        ];
+        match parts.into_iter().find(|(_, consistent)| !consistent) {
+            Some((device, _)) => Err(device),
+            None => Ok(Self { state }),
+        }
     }
 
     /// A copy of its state.

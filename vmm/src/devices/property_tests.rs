@@ -145,7 +145,29 @@ fn copied(platform: &Platform) -> Platform {
     let bytes = postcard::to_allocvec(&platform.state).expect("the state can be encoded");
     let state: PlatformState = postcard::from_bytes(&bytes).expect("and decoded");
     assert_eq!(state, platform.state);
-    Platform::restore(state)
+    Platform::restore(state).expect("a state that was reached")
+}
+
+/// States that no guest can reach, one a device: they are refused where they come in.
+#[test]
+fn impossible_states_are_refused_by_the_name_of_their_device() {
+    type Forge = fn(&mut serde_json::Value);
+    let forgeries: [(&str, Forge); 5] = [
+        ("the interrupt controller", |state| state["pic"]["second"]["first"] = 8.into()),
+        ("the interval timer", |state| state["pit"]["channels"][0]["anchor_count"] = 65_537.into()),
+        ("the interval timer", |state| {
+            state["pit"]["channels"][2]["anchor_tick"] = u64::MAX.into();
+        }),
+        ("the real-time clock", |state| state["rtc"]["index"] = 128.into()),
+        ("the serial line", |state| state["uart"]["received"] = vec![0; 65].into()),
+    ];
+    let config = PlatformConfig { serial: true, boot_time_unix_ns: 0 };
+    let platform = Platform::new(config);
+    for (device, forge) in forgeries {
+        let mut state = serde_json::to_value(&platform.state).unwrap();
+        forge(&mut state);
+        assert_eq!(Platform::restore(serde_json::from_value(state).unwrap()), Err(device));
+    }
 }
 
 proptest! {

@@ -12,6 +12,8 @@ use super::{Clock, calendar::Civil};
 const NS: i128 = 1_000_000_000;
 /// How long before a second's end the registers are announced to be changing.
 const UPDATE_WARNING_NS: i128 = 244_000;
+/// More than the 16,665 years that the registers can hold.
+const EPOCH_NS_MAX: u128 = 1 << 72;
 const CRYSTAL_HZ: i128 = 32_768;
 
 const REGISTER_A: u8 = 0x0a;
@@ -70,6 +72,11 @@ impl RtcState {
             settled_ns: 0,
             memory: [[0; 32]; 4],
         }
+    }
+
+    /// Whether a model can go on from here: no calendar gets further away from 1970 than this.
+    pub(super) fn is_consistent(&self) -> bool {
+        self.epoch_ns.unsigned_abs() <= EPOCH_NS_MAX && self.index < 0x80
     }
 
     /// The clock's own time, in ns since 1970.

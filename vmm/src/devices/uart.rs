@@ -64,6 +64,11 @@ impl UartState {
         }
     }
 
+    /// Whether a model can go on from here.
+    pub(super) fn is_consistent(&self) -> bool {
+        self.received.len() <= RECEIVE_CAPACITY
+    }
+
     fn cause(&self) -> u8 {
         if self.interrupt_enable & IER_RECEIVED != 0 && !self.received.is_empty() {
             IIR_RECEIVED

@@ -31,6 +31,7 @@ use self::recording::Recording;
 use self::replaying::Replaying;
 use crate::error::Error;
 use crate::machine::{Machine, Next};
+use crate::seccomp;
 
 /// How a machine comes to its first state again when the guest asks for a reset.
 pub trait Rebuild: Send {
@@ -97,7 +98,8 @@ pub fn spawn(
     let thread = std::thread::Builder::new()
         .name("vcpu0".to_owned())
         .spawn(move || {
-            let built = build().and_then(|(mut machine, rebuild)| {
+            let restricted = seccomp::enter(seccomp::Thread::Vcpu);
+            let built = restricted.and_then(|()| build()).and_then(|(mut machine, rebuild)| {
                 machine.vcpu.bind_to_this_thread()?;
                 Ok((machine, rebuild))
             });

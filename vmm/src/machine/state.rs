@@ -56,7 +56,10 @@ impl MachineState {
     /// The state is one that no guest could have led its machine to.
     pub fn into_models(self) -> Result<(Platform, Vec<VirtioPci>), Error> {
         let virtio = self.virtio.into_iter().map(VirtioPci::restore).collect::<Result<_, _>>()?;
-        Ok((Platform::restore(self.platform), virtio))
+        let platform = Platform::restore(self.platform).map_err(|device| {
+            Error::State(format!("no guest can have led {device} to the state that it is in"))
+        })?;
+        Ok((platform, virtio))
     }
 }
 

@@ -14,6 +14,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::arbiter::{Verdict, check_arbiter, claim};
 use crate::error::Error;
+use crate::seccomp::start_helper;
 
 /// What a helper found.
 pub enum Helped {
@@ -100,15 +101,11 @@ impl Helpers {
     ) -> Result<(), Error> {
         let sender = self.sender.clone();
         let event = self.event.try_clone().map_err(Error::EventFd)?;
-        std::thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(move || {
-                if sender.send(work()).is_ok() {
-                    let _ = event.write(1);
-                }
-            })
-            .map_err(Error::Thread)?;
-        Ok(())
+        start_helper(name, move || {
+            if sender.send(work()).is_ok() {
+                let _ = event.write(1);
+            }
+        })
     }
 }
 

@@ -30,6 +30,7 @@ use crate::engine::{EngineHandle, Message};
 use crate::error::Error;
 use crate::machine::status_byte;
 use crate::replica::{Lease, LeasedDisk};
+use crate::seccomp;
 
 /// Packets read from one tap before the others have their turn.
 const PACKETS_A_TURN: usize = 64;
@@ -402,7 +403,8 @@ fn open_disk(
     let file = FileDisk::open(&path, disk.readonly, disk.direct)?;
     let lock = file.lock_handle()?;
     let leased = LeasedDisk::new(file, lease.clone());
-    let worker = DiskWorker::spawn(leased, move |token, status, data| {
+    let begin = || seccomp::enter_or_warn(seccomp::Thread::Disk);
+    let worker = DiskWorker::spawn(begin, leased, move |token, status, data| {
         let status = status_byte(status);
         engine.send(Message::Input(Input::BlockDone { device, token, status, data }));
     })?;
