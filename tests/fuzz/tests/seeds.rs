@@ -7,12 +7,26 @@ use std::path::{Path, PathBuf};
 use fuzz::TARGETS;
 
 fn files(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).unwrap_or_else(|error| {
-        panic!("{}: {error}; a target has a folder of seeds", folder.display())
-    });
+    // Targets that read structure out of any bytes have no seeds but what was found once.
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
     files.sort();
     files
+}
+
+/// Runs of each target on noise: enough to notice that it does not stand anything any more.
+const RANDOM_INPUTS: u64 = 100;
+
+/// Bytes that look random and are the same each time.
+fn noise(seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    (0..seed * 4).flat_map(|_| next()).collect()
 }
 
 /// One test and not one a target: the bound on memory counts what the whole process takes.
@@ -21,9 +35,8 @@ fn every_seed_is_stood_by_its_target() {
     let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds");
     for target in TARGETS {
         target.run(&[]);
-        let files = files(&seeds.join(target.name));
-        assert!(!files.is_empty(), "{} has no seeds", target.name);
-        for file in files {
+        (1..RANDOM_INPUTS).for_each(|seed| target.run(&noise(seed)));
+        for file in files(&seeds.join(target.name)) {
             // A panic below does not say which file it was.
             println!("{}", file.display());
             target.run(&fs::read(&file).unwrap());
