@@ -7,6 +7,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::net::UdpSocket;
 use std::os::unix::process::CommandExt;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output};
 use std::time::Duration;
 
@@ -109,7 +110,7 @@ fn order(mode: &str, thread: Thread, deed: &str) -> (Option<i32>, String) {
         .output()
         .unwrap();
     let said = [stdout, stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
-    (status.code(), said)
+    (status.code().or_else(|| status.signal().map(|signal| 128 + signal)), said)
 }
 
 fn does(mode: &str, thread: Thread, deed: &str) {
@@ -120,6 +121,10 @@ fn does(mode: &str, thread: Thread, deed: &str) {
 fn ends(thread: Thread, deed: &str, call: &str) {
     let (code, said) = order("true", thread, deed);
     assert_eq!(code, Some(128 + libc::SIGSYS), "{thread:?}, {deed}: {said}");
+    // The C library starts a thread with all signals blocked: the kernel ends the process itself.
+    if call.is_empty() {
+        return;
+    }
     let sentence = format!("the thread {} made the system call {call}", thread.name());
     assert!(said.contains(&sentence), "{said}");
 }
