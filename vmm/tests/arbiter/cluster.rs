@@ -1,12 +1,12 @@
 //! What only a cluster, or only TLS, can do wrong.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vmm::config::EtcdTls;
 use vmm::replica::{Arbiter, EtcdArbiter, Verdict};
 
 use crate::server::{Certificates, Etcd, etcd_binary};
-use crate::{insist, question, until_it_can_be_asked};
+use crate::{SOON, insist, question, until_it_can_be_asked};
 
 #[test]
 fn a_majority_decides_and_a_minority_says_neither_yes_nor_no() {
@@ -139,8 +139,15 @@ fn certificates_may_be_renewed_or_away_for_a_while_under_a_client_that_lives_on(
     let renewed = Certificates::make(&etcd.folder().join("tls"), "127.0.0.1");
     etcd.kill(0);
     etcd.restart(0);
-    let error = arbiter.claim(&question(2, 2)).unwrap_err();
-    assert!(error.to_string().contains("certificate"), "{error}");
+    // Its port is open before it speaks.
+    let begun = Instant::now();
+    loop {
+        let error = arbiter.claim(&question(2, 2)).unwrap_err().to_string();
+        if error.contains("certificate") {
+            break;
+        }
+        assert!(begun.elapsed() < SOON, "{error}");
+    }
     renewed.copy_clients_to(&own);
     assert_eq!(insist(&arbiter, &question(2, 2)), Verdict::Lost);
 }

@@ -30,8 +30,6 @@ pub const QUESTION_TIME_MAX: Duration = Duration::from_secs(3);
 /// A server that is asked gets at least this long, if there is that much left: a majority that
 /// writes to slow disks needs its time, and asking another member would not make it faster.
 const SERVER_TIME_MIN: Duration = Duration::from_millis(1_400);
-/// A host that does not even take the connection within this time is not there.
-const CONNECT_TIME_MAX: Duration = Duration::from_secs(1);
 /// Bytes of an answer. Ours have a few hundred.
 const ANSWER_LENGTH_MAX: u64 = 64 << 10;
 /// Characters of a server's own words that are passed on.
@@ -156,7 +154,6 @@ impl EtcdArbiter {
     ) -> Result<Answer, String> {
         let agent: Agent = Agent::config_builder()
             .timeout_global(Some(time))
-            .timeout_connect(Some(time.min(CONNECT_TIME_MAX)))
             // Nobody may stand between a replica and its arbiter because of an environment variable.
             .proxy(None)
             .max_redirects(0)

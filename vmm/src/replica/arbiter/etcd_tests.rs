@@ -68,7 +68,8 @@ fn whoever_stands_in_the_key_has_won() {
 fn an_answer_that_makes_no_sense_is_no_answer() {
     let other = "cd".repeat(16);
     let won = r#""succeeded":true"#;
-    let two = range(&own_key(), other.as_bytes()).replace("[{", "[{},{");
+    let two =
+        range(&own_key(), other.as_bytes()).replace(r#"responses":[{"#, r#"responses":[{},{"#);
     let cases = [
         ("200 OK", String::new(), "this is no answer of etcd's"),
         ("200 OK", "[]".into(), "this is no answer of etcd's"),
@@ -107,6 +108,16 @@ fn servers_are_asked_in_turn_and_the_one_that_answered_first_next_time() {
     }
     assert_eq!(bad_requests.try_iter().count(), 2);
     assert_eq!(good_requests.try_iter().count(), 3);
+}
+
+#[test]
+fn a_server_may_have_an_address_of_version_6() {
+    let Ok(listener) = TcpListener::bind("[::1]:0") else { return };
+    let port = listener.local_addr().unwrap().port();
+    drop(listener);
+    let arbiter = arbiter(vec![PeerAddress { host: "::1".into(), port }]);
+    let error = arbiter.claim(&QUESTION).unwrap_err().to_string();
+    assert!(error.starts_with(&format!("[::1]:{port}: ")) && error.contains("refused"), "{error}");
 }
 
 #[test]
