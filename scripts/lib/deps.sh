@@ -2,7 +2,7 @@
 # Makes sure that everything the tests and the demo need, and a fresh Debian does not have, is there.
 #
 # Owns: the few small tools that are installed with apt when they are missing, and the cache of unpacked Debian
-# packages (QEMU 10, busybox, the stock kernel). The cache lies in .cache/ of the repository, or where FT_CACHE says.
+# packages (QEMU 10, busybox, the stock kernel, etcd). The cache lies in .cache/ of the repository, or where FT_CACHE says.
 # Nothing in it is installed over the system: QEMU runs with the libraries and the loader of its own packages, so it
 # does not matter what else the machine has. Safe to run twice, also at once; quick when there is nothing to do.
 #
@@ -231,6 +231,27 @@ extract_vmlinux() {
     [ "$(od -An -N 4 -t x1 "$2" | tr -d ' ')" = 7f454c46 ] || die "what $1 unpacks to is no ELF kernel"
 }
 
+# --- etcd ----------------------------------------------------------------------------------------------------------
+
+# The server alone, for the tests of the arbiter; with the C library that it was built for.
+ensure_etcd() {
+    local directory
+    "$cache/etcd/etcd" --version >/dev/null 2>&1 && return
+    say "fetching etcd (once)"
+    prepare_apt
+    directory=$(mktemp -d "$cache/tmp.etcd.XXXXXX")
+    unpack_one "$directory" etcd-server
+    unpack_one "$directory" libc6
+    cat >"$directory/etcd" <<'WRAPPER'
+#!/bin/sh
+root=$(dirname "$(readlink -f "$0")")
+exec "$root/lib64/ld-linux-x86-64.so.2" --library-path "$root/lib/x86_64-linux-gnu" "$root/usr/bin/etcd" "$@"
+WRAPPER
+    chmod 755 "$directory" "$directory/etcd"
+    publish "$directory" etcd
+    "$cache/etcd/etcd" --version >/dev/null || die "the etcd in $cache/etcd does not start; remove that folder and try again"
+}
+
 # --- All of it -----------------------------------------------------------------------------------------------------
 
 tools=(ip=iproute2 tc=iproute2 mkfs.ext4=e2fsprogs xz=xz-utils zstd=zstd lz4=lz4 gcc=gcc git=git)
@@ -248,3 +269,4 @@ rm -rf "$cache"/tmp.*
 ensure_qemu
 ensure_busybox
 ensure_kernel
+ensure_etcd

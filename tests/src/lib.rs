@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod demo;
+pub mod etcd;
 pub mod guest;
 pub mod initramfs;
 pub mod runner;

@@ -86,6 +86,9 @@ pub enum Error {
     /// The channel between primary and backup.
     #[error("{0}")]
     Channel(String),
+    /// An arbiter that gives no answer, which is not the same as *no*; or one that cannot be used.
+    #[error("{0}")]
+    Arbiter(String),
     /// A request that does not fit the VM's state.
     #[error("{0}")]
     Refused(String),

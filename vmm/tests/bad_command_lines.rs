@@ -84,7 +84,15 @@ fn contradictory_fields_of_ft_are_named() {
             ("--kernel k --ft role=primary,peer=b:1", "arbiter= is missing"),
             ("--kernel k --ft role=primary,peer=b,arbiter=none", "HOST:PORT"),
             ("--kernel k --ft role=primary,peer=b:1,arbiter=file:rel", "is not absolute"),
-            ("--kernel k --ft role=primary,peer=b:1,arbiter=etcd:x", "is not there yet"),
+            ("--kernel k --ft role=primary,peer=b:1,arbiter=etcd:x", "etcd:https://HOST:PORT"),
+            (
+                "--kernel k --ft role=primary,peer=b:1,arbiter=etcd:https://e:1",
+                "arbiter_ca= is miss",
+            ),
+            (
+                "--kernel k --ft role=primary,peer=b:1,arbiter=file:/a,arbiter_ca=/c",
+                "arbiter_ca= belongs to an arbiter in etcd",
+            ),
             ("--kernel k --ft role=primary,peer=b:1,arbiter=none,x=1", "there is no key \"x\""),
             ("--kernel k --ft role=primary,role=backup", "role= is given twice"),
             ("--kernel k --ft record=a,replay=b", "contradict each other"),

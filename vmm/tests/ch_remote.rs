@@ -102,7 +102,8 @@ fn a_wrong_protection_never_reaches_the_vmm() {
     assert_eq!(
         failure(&run(&stub, &["ft-enable", "role=primary,peer=b:7000"])),
         "ch-remote: --ft: arbiter= is missing. Say arbiter=file:PATH with a path on storage both \
-         hosts share, so that never two VMs live. arbiter=none does without, at your own risk.\n"
+         hosts share, or arbiter=etcd:https://HOST:PORT, so that never two VMs live. arbiter=none \
+         does without, at your own risk.\n"
     );
 }
 

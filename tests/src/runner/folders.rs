@@ -81,6 +81,11 @@ impl Cache {
         self.folder.join("kernel/vmlinux")
     }
 
+    /// An etcd server.
+    pub fn etcd(&self) -> PathBuf {
+        self.folder.join("etcd/etcd")
+    }
+
     /// The folder of the stock kernel's modules.
     pub fn modules(&self) -> PathBuf {
         self.folder.join("kernel/modules")

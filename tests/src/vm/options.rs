@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
+use crate::etcd::EtcdServer;
 use crate::runner::Cluster;
 use crate::runner::network::{CLIENT_ADDRESS, PREFIX_LENGTH, guest_address};
 
@@ -126,6 +127,8 @@ pub enum Arbiter {
     /// Files in a folder of the storage that both hosts share.
     #[default]
     SharedFolder,
+    /// An etcd server beside the hosts ([`EtcdServer`]).
+    Etcd,
     /// Nobody.
     None,
 }
@@ -172,6 +175,7 @@ impl PairOptions {
     pub fn primary_fields(&self, peer: &str, arbiter: &Path) -> String {
         let arbiter = match self.arbiter {
             Arbiter::SharedFolder => format!("file:{}", arbiter.display()),
+            Arbiter::Etcd => EtcdServer::arbiter(),
             Arbiter::None => "none".to_owned(),
         };
         let mut fields = format!(
@@ -214,6 +218,9 @@ mod tests {
         );
         let none = PairOptions { arbiter: Arbiter::None, ..PairOptions::default() };
         assert!(none.primary_fields("h", Path::new("/a")).contains("arbiter=none"));
+        let etcd = PairOptions { arbiter: Arbiter::Etcd, ..PairOptions::default() };
+        let fields = etcd.primary_fields("h", Path::new("/a"));
+        assert!(fields.contains(",arbiter=etcd:http://10.77.0.1:2379,"), "{fields}");
     }
 
     #[test]

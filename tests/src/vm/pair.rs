@@ -11,7 +11,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use super::prepare::{Prepared, new_path, prepare};
 use super::single::{BOOT_TIMEOUT, SHUTDOWN_TIMEOUT};
 use super::wait::wait_until;
-use super::{FtInfo, GuestClient, PairOptions, VmmProcess};
+use super::{Arbiter, FtInfo, GuestClient, PairOptions, VmmProcess};
 use crate::guest::disk::DiskImage;
 use crate::runner::network::guest_address;
 use crate::runner::{Cluster, Ended};
@@ -126,6 +126,11 @@ impl<'a> Pair<'a> {
     /// The arbiter's folder, which both hosts see.
     pub fn arbiter(&self) -> &PathBuf {
         &self.arbiter
+    }
+
+    /// Who decides from the next join on.
+    pub fn choose_arbiter(&mut self, arbiter: Arbiter) {
+        self.options.arbiter = arbiter;
     }
 
     /// Starts a backup on another host that lives.

@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use tests::etcd::EtcdServer;
+use tests::vm::Arbiter;
 
 use super::sides::hosts;
 use super::{Stage, Survivor, too_long, wait_for_state};
@@ -62,6 +64,47 @@ pub fn channel_and_arbiter_lost(stage: &mut Stage) -> Result<()> {
     tests::vm::pause(too_long() / 2)?;
     stage.must_answer()?;
     must_have_spoken(stage, survivor, host, other)
+}
+
+/// The same with an arbiter in etcd whose server hangs: questions arrive, answers do not.
+pub fn etcd_hangs_and_primary_is_lost(stage: &mut Stage) -> Result<()> {
+    let (host, other) = hosts(stage);
+    let etcd = EtcdServer::start(stage.cluster)?;
+    stage.pair.primary().ask(&["ft-disable"])?;
+    wait_for_state(stage.pair.backup().context("there is no backup")?, "waiting")?;
+    stage.pair.choose_arbiter(Arbiter::Etcd);
+    stage.pair.enable()?;
+    stage.witness.forget();
+    stage.must_answer()?;
+    etcd.freeze()?;
+    stage.pair.kill_primary()?;
+    wait_for_state(stage.pair.backup().context("there is no backup")?, "taking-over")?;
+    stage.must_be_silent(too_long())?;
+    wait_for_state(stage.pair.backup().context("there is no backup")?, "taking-over")?;
+    etcd.thaw()?;
+    stage.wait_for_takeover()?;
+    stage.must_answer()?;
+    stage.must_have_heard(&[host, other])?;
+    stage.must_be_sound()?;
+    // The next scene has another arbiter, and other generations.
+    stage.pair.choose_arbiter(Arbiter::SharedFolder);
+    stage.pair.reprotect()
+}
+
+/// Nobody is protected by an arbiter that is not there; the VM runs on as it was.
+pub fn etcd_is_not_there(stage: &mut Stage) -> Result<()> {
+    stage.pair.primary().ask(&["ft-disable"])?;
+    wait_for_state(stage.pair.backup().context("there is no backup")?, "waiting")?;
+    stage.pair.choose_arbiter(Arbiter::Etcd);
+    let fields = stage.pair.enable_fields()?;
+    let refused = stage.pair.primary().ask(&["ft-enable", &fields]);
+    stage.pair.choose_arbiter(Arbiter::SharedFolder);
+    let Err(why) = refused else { bail!("a VM was protected by an arbiter that is not there") };
+    let why = format!("{why:#}");
+    ensure!(why.contains("cannot be asked"), "the reason is not told: {why}");
+    stage.must_answer()?;
+    stage.pair.enable()?;
+    stage.must_answer()
 }
 
 fn cut(stage: &Stage) -> Result<()> {

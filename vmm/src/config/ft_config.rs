@@ -9,8 +9,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::ConfigError;
 use super::ft_fields::FtFields;
+use super::{Arbiter, ConfigError};
 
 /// Everything `--ft` says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,18 +79,6 @@ pub enum AckMode {
     Verified,
 }
 
-/// Who decides which of two replicas goes on when they lose each other.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Arbiter {
-    /// Files created exclusively in a directory of storage both hosts share.
-    File {
-        /// The directory or file prefix, absolute.
-        path: PathBuf,
-    },
-    /// Nobody: each replica that loses the other goes on. Two may live.
-    None,
-}
-
 /// The pair's times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FtTimings {
@@ -118,7 +106,9 @@ impl FtConfig {
 
     /// What `--ft` and `ch-remote ft-enable` take, for help texts.
     pub const SYNTAX: &'static str = "role=primary,peer=<host:port>,arbiter=file:<absolute \
-        path>|none[,standby=<host:port>]…[,reprotect=on][,listen=<address:port>][,ack=received|verified][,heartbeat_ms=50][,timeout_ms=500]\
+        path>|etcd:<url>|etcd:[<url>,<url>]|none[,arbiter_ca=<file>][,arbiter_cert=<file>]\
+        [,arbiter_key=<file>][,arbiter_prefix=/ft][,standby=<host:port>]…[,reprotect=on]\
+        [,listen=<address:port>][,ack=received|verified][,heartbeat_ms=50][,timeout_ms=500]\
         [,connect_timeout_ms=5000][,max_lag_ms=100][,log_buffer=64M][,digest_every=10000]\
         [,join_bandwidth=<bytes a second>][,udp_port=<port>] | role=backup,listen=<address:port>[,arbiter=…][,log_buffer=64M]\
         [,udp_port=<port>] | record=<file>[,log_buffer=64M][,digest_every=10000] | replay=<file>";
@@ -208,15 +198,6 @@ impl FromStr for PeerAddress {
             return Err(EXPECTED);
         }
         Ok(PeerAddress { host: host.to_owned(), port })
-    }
-}
-
-impl fmt::Display for Arbiter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Arbiter::File { path } => write!(f, "file:{}", path.display()),
-            Arbiter::None => f.write_str("none"),
-        }
     }
 }
 

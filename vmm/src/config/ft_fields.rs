@@ -2,10 +2,11 @@
 //! and the rules that make one of it: which fields belong to which part, which must be there.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::arbiter::ArbiterFields;
 use super::options::{
     Options, OptionsText, SIZE_EXPECTED, print_size, read_list, read_size, read_switch,
 };
@@ -43,6 +44,14 @@ pub(crate) struct FtFields {
     #[serde(skip_serializing_if = "Option::is_none")]
     arbiter: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    arbiter_prefix: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    arbiter_ca: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    arbiter_cert: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    arbiter_key: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     heartbeat_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     timeout_ms: Option<u64>,
@@ -65,7 +74,8 @@ impl FtFields {
     pub(crate) fn parse(text: &str) -> Result<Self, ConfigError> {
         const MILLISECONDS: &str = "a whole number of milliseconds";
         let mut options = Options::parse_with_lists(OPTION, text, &["standby"])?;
-        let fields = FtFields {
+        let arbiter = ArbiterFields::take(&mut options);
+        let mut fields = FtFields {
             role: options.take("role"),
             peer: options.take("peer"),
             listen: options.take("listen"),
@@ -74,7 +84,6 @@ impl FtFields {
             record: options.take("record").map(PathBuf::from),
             replay: options.take("replay").map(PathBuf::from),
             ack: options.take("ack"),
-            arbiter: options.take("arbiter"),
             heartbeat_ms: options.take_as("heartbeat_ms", MILLISECONDS)?,
             timeout_ms: options.take_as("timeout_ms", MILLISECONDS)?,
             connect_timeout_ms: options.take_as("connect_timeout_ms", MILLISECONDS)?,
@@ -83,7 +92,9 @@ impl FtFields {
             join_bandwidth: options.take_size("join_bandwidth")?,
             digest_every: options.take_as("digest_every", "a whole number of moments")?,
             udp_port: options.take_as("udp_port", "a port from 1 to 65535")?,
+            ..FtFields::default()
         };
+        fields.set_arbiter(arbiter);
         options.finish(&[])?;
         Ok(fields)
     }
@@ -101,7 +112,7 @@ impl FtFields {
         text.push_some("record", self.record.as_ref().map(|path| path.display()));
         text.push_some("replay", self.replay.as_ref().map(|path| path.display()));
         text.push_some("ack", self.ack.as_ref());
-        text.push_some("arbiter", self.arbiter.as_ref());
+        self.arbiter_fields().print(&mut text);
         text.push_some("heartbeat_ms", self.heartbeat_ms);
         text.push_some("timeout_ms", self.timeout_ms);
         text.push_some("connect_timeout_ms", self.connect_timeout_ms);
@@ -179,6 +190,10 @@ impl FtFields {
             ("reprotect", self.reprotect.is_some(), primary, PRIMARY),
             ("ack", self.ack.is_some(), primary, PRIMARY),
             ("arbiter", self.arbiter.is_some(), pair, PAIR),
+            ("arbiter_prefix", self.arbiter_prefix.is_some(), pair, PAIR),
+            ("arbiter_ca", self.arbiter_ca.is_some(), pair, PAIR),
+            ("arbiter_cert", self.arbiter_cert.is_some(), pair, PAIR),
+            ("arbiter_key", self.arbiter_key.is_some(), pair, PAIR),
             ("heartbeat_ms", self.heartbeat_ms.is_some(), primary, PRIMARY),
             ("timeout_ms", self.timeout_ms.is_some(), primary, PRIMARY),
             ("connect_timeout_ms", self.connect_timeout_ms.is_some(), primary, PRIMARY),
@@ -207,17 +222,36 @@ impl FtFields {
     }
 
     fn read_arbiter(&self, mode: &FtMode) -> Result<Option<Arbiter>, ConfigError> {
-        match (self.arbiter.as_deref(), mode) {
-            (Some(text), _) => read_arbiter(text).map(Some),
-            (None, FtMode::Primary { .. }) => Err(missing(
+        let arbiter = self.arbiter_fields().read()?;
+        let needed = match mode {
+            FtMode::Primary { .. } => true,
+            FtMode::Backup { .. } | FtMode::Record { .. } | FtMode::Replay { .. } => false,
+        };
+        if needed && arbiter.is_none() {
+            return Err(missing(
                 "arbiter",
-                "Say arbiter=file:PATH with a path on storage both hosts share, so that never two \
-                 VMs live. arbiter=none does without, at your own risk.",
-            )),
-            (None, FtMode::Backup { .. } | FtMode::Record { .. } | FtMode::Replay { .. }) => {
-                Ok(None)
-            }
+                "Say arbiter=file:PATH with a path on storage both hosts share, or \
+                 arbiter=etcd:https://HOST:PORT, so that never two VMs live. arbiter=none does \
+                 without, at your own risk.",
+            ));
         }
+        Ok(arbiter)
+    }
+
+    fn arbiter_fields(&self) -> ArbiterFields {
+        ArbiterFields {
+            arbiter: self.arbiter.clone(),
+            prefix: self.arbiter_prefix.clone(),
+            ca: self.arbiter_ca.clone(),
+            cert: self.arbiter_cert.clone(),
+            key: self.arbiter_key.clone(),
+        }
+    }
+
+    fn set_arbiter(&mut self, fields: ArbiterFields) {
+        let ArbiterFields { arbiter, prefix, ca, cert, key } = fields;
+        (self.arbiter, self.arbiter_prefix) = (arbiter, prefix);
+        (self.arbiter_ca, self.arbiter_cert, self.arbiter_key) = (ca, cert, key);
     }
 
     fn read_standbys(&self) -> Result<Vec<PeerAddress>, ConfigError> {
@@ -286,11 +320,13 @@ impl TryFrom<FtFields> for FtConfig {
 impl From<FtConfig> for FtFields {
     fn from(config: FtConfig) -> Self {
         let mut fields = FtFields {
-            arbiter: config.arbiter.as_ref().map(ToString::to_string),
             udp_port: config.udp_port,
             log_buffer: Some(config.log_buffer),
             ..FtFields::default()
         };
+        if let Some(arbiter) = &config.arbiter {
+            fields.set_arbiter(ArbiterFields::from(arbiter));
+        }
         match config.mode {
             FtMode::Primary { peer, listen } => {
                 fields.role = Some("primary".into());
@@ -322,36 +358,6 @@ impl From<FtConfig> for FtFields {
         }
         fields
     }
-}
-
-impl std::str::FromStr for Arbiter {
-    type Err = ConfigError;
-
-    fn from_str(text: &str) -> Result<Self, ConfigError> {
-        read_arbiter(text)
-    }
-}
-
-fn read_arbiter(text: &str) -> Result<Arbiter, ConfigError> {
-    if text == "none" {
-        return Ok(Arbiter::None);
-    }
-    if text.starts_with("etcd:") {
-        return Err(ConfigError::contradiction(format!(
-            "--ft: arbiter={text} is not there yet; use arbiter=file:PATH on storage both hosts \
-             share."
-        )));
-    }
-    let Some(path) = text.strip_prefix("file:").filter(|path| !path.is_empty()) else {
-        return Err(bad_value("arbiter", text, "file:PATH or none"));
-    };
-    if !Path::new(path).is_absolute() {
-        return Err(ConfigError::contradiction(format!(
-            "--ft: arbiter={text} is not absolute: both hosts must mean the same file, so the path \
-             must start with /."
-        )));
-    }
-    Ok(Arbiter::File { path: PathBuf::from(path) })
 }
 
 fn read_listen(text: &str) -> Result<SocketAddr, ConfigError> {

@@ -114,7 +114,8 @@ fn a_missing_arbiter_is_never_guessed() {
     assert_eq!(
         sentence("role=primary,peer=backup:7000"),
         "--ft: arbiter= is missing. Say arbiter=file:PATH with a path on storage both hosts \
-         share, so that never two VMs live. arbiter=none does without, at your own risk."
+         share, or arbiter=etcd:https://HOST:PORT, so that never two VMs live. arbiter=none does \
+         without, at your own risk."
     );
 }
 
@@ -203,15 +204,37 @@ fn an_arbiter_must_mean_the_same_file_on_both_hosts() {
         "--ft: arbiter=file:shared/vm is not absolute: both hosts must mean the same file, so the \
          path must start with /."
     );
-    assert_eq!(
-        sentence("role=primary,peer=b:1,arbiter=etcd:host"),
-        "--ft: arbiter=etcd:host is not there yet; use arbiter=file:PATH on storage both hosts \
-         share."
-    );
     for arbiter in ["file:", "maybe", "/shared"] {
         assert_eq!(
             sentence(&format!("role=primary,peer=b:1,arbiter={arbiter}")),
-            format!("--ft: arbiter={arbiter} cannot be read: file:PATH or none is needed.")
+            format!(
+                "--ft: arbiter={arbiter} cannot be read: file:PATH, etcd:http://HOST:PORT, \
+                 etcd:https://HOST:PORT or none is needed."
+            )
+        );
+    }
+}
+
+#[test]
+fn an_arbiter_in_etcd_has_fields_of_its_own() {
+    let text = "role=primary,peer=b:1,arbiter=etcd:[https://a:1,https://b:1],\
+                arbiter_prefix=/vms,arbiter_ca=/c/ca,arbiter_cert=/c/cert,arbiter_key=/c/key";
+    let config = parse(text);
+    let Some(Arbiter::Etcd(etcd)) = &config.arbiter else { panic!("{config:?}") };
+    assert_eq!((etcd.endpoints.len(), etcd.prefix.as_str()), (2, "/vms"));
+    let json = r#"{"role":"primary","peer":"b:1","arbiter":"etcd:[https://a:1,https://b:1]",
+                   "arbiter_prefix":"/vms","arbiter_ca":"/c/ca","arbiter_cert":"/c/cert",
+                   "arbiter_key":"/c/key"}"#;
+    assert_eq!(serde_json::from_str::<FtConfig>(json).unwrap(), config);
+    for field in ["arbiter_prefix=/a", "arbiter_ca=/a", "arbiter_cert=/a", "arbiter_key=/a"] {
+        let key = field.split('=').next().unwrap();
+        assert!(
+            sentence(&format!("record=a,{field}"))
+                .contains(&format!("{key}= belongs to a VM of a pair"))
+        );
+        assert!(
+            sentence(&format!("role=backup,listen=0.0.0.0:1,{field}"))
+                .contains(&format!("{key}= belongs to an arbiter in etcd"))
         );
     }
 }

@@ -55,10 +55,28 @@ fn console() -> impl Strategy<Value = ConsoleConfig> {
     })
 }
 
+fn file() -> impl Strategy<Value = PathBuf> {
+    value().prop_map(|name| PathBuf::from(format!("/{}", name.trim())))
+}
+
+prop_compose! {
+    fn etcd()(
+        hosts in prop::collection::vec(("[a-z][a-z0-9.-]{0,20}", 1..=u16::MAX), 1..5),
+        prefix in "/[a-zA-Z0-9._-]{1,20}",
+        ca in of(file()),
+        client in of((file(), file())),
+    ) -> EtcdConfig {
+        let endpoints =
+            hosts.into_iter().map(|(host, port)| PeerAddress { host, port }).collect();
+        EtcdConfig { endpoints, prefix, tls: ca.map(|ca| EtcdTls { ca, client }) }
+    }
+}
+
 fn arbiter() -> impl Strategy<Value = Arbiter> {
     prop_oneof![
         Just(Arbiter::None),
-        value().prop_map(|name| Arbiter::File { path: PathBuf::from(format!("/{}", name.trim())) }),
+        file().prop_map(|path| Arbiter::File { path }),
+        etcd().prop_map(Arbiter::Etcd),
     ]
 }
 
@@ -128,7 +146,8 @@ proptest! {
 
     #[test]
     fn reading_nearly_right_text_never_panics(
-        text in "((role|peer|listen|path|size|boot|mac|arbiter)=[a-z0-9:./\\[\\]\"]{0,12},?){0,6}",
+        text in "((role|peer|listen|path|size|boot|mac|arbiter|arbiter_ca)=\
+                 (etcd:|file:)?[a-z0-9:./\\[\\]\"]{0,12},?){0,6}",
     ) {
         let _ = FtConfig::parse(&text);
         let _ = DiskConfig::parse(&text);

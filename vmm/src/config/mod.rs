@@ -5,6 +5,7 @@
 //! It owns no file, socket or device: everything here is a value, and the only thing taken from
 //! outside is six random bytes for a MAC address nobody chose ([`VmConfig::complete`]).
 
+mod arbiter;
 mod device_options;
 mod error;
 mod ft_config;
@@ -20,8 +21,9 @@ mod vm_config;
 #[cfg(test)]
 mod grammar_properties;
 
+pub use arbiter::{Arbiter, EtcdConfig, EtcdTls};
 pub use error::ConfigError;
-pub use ft_config::{AckMode, Arbiter, FtConfig, FtMode, FtTimings, PeerAddress};
+pub use ft_config::{AckMode, FtConfig, FtMode, FtTimings, PeerAddress};
 pub use mac::MacAddress;
 pub use overrides::{DiskOverride, HostOverrides, NetOverride, apply_overrides};
 pub use vm_config::{

@@ -5,14 +5,14 @@
 
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsRawFd, RawFd};
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use ft::Answer;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::arbiter::{Verdict, check_arbiter, claim};
+use super::arbiter::{BoundedArbiter, Question, Verdict};
 use crate::error::Error;
 use crate::seccomp::start_helper;
 
@@ -47,40 +47,40 @@ impl Helpers {
         Ok(Self { sender, receiver, event })
     }
 
-    /// Sees that the arbiter in `directory` will answer one day, then connects to `peer`
-    /// (`HOST:PORT`), for at most `timeout`.
+    /// Connects to `peer` (`HOST:PORT`), for at most `timeout` an address; before that it finds out
+    /// whether the arbiter, if there is one, could be asked.
     ///
     /// # Errors
     /// No thread.
     pub fn connect(
         &self,
-        directory: Option<PathBuf>,
         peer: String,
         timeout: Duration,
+        arbiter: Option<Arc<BoundedArbiter>>,
     ) -> Result<(), Error> {
         self.help("connect", move || {
-            let checked = directory.as_deref().map_or(Ok(()), check_arbiter);
+            let checked = arbiter.map_or(Ok(()), |arbiter| arbiter.check());
+            let checked = checked.map_err(|error| error.to_string());
             Helped::Connected(checked.and_then(|()| connect(&peer, timeout)))
         })
     }
 
-    /// Asks the arbiter in `directory`.
+    /// Asks the arbiter.
     ///
     /// # Errors
     /// No thread.
     pub fn ask_arbiter(
         &self,
-        directory: PathBuf,
-        vm_id: String,
-        generation: u64,
-        claimant: String,
+        arbiter: Arc<BoundedArbiter>,
+        question: Question,
     ) -> Result<(), Error> {
+        let generation = question.generation;
         self.help("arbiter", move || {
-            let answer = match claim(&directory, &vm_id, generation, &claimant) {
+            let answer = match arbiter.claim(&question) {
                 Ok(Verdict::Won) => Answer::Won,
                 Ok(Verdict::Lost) => Answer::Lost,
                 Err(error) => {
-                    log::warn!("the arbiter at {} does not answer: {error}", directory.display());
+                    log::warn!("the arbiter at {} does not answer: {error}", arbiter.place());
                     Answer::Unreachable
                 }
             };
@@ -134,7 +134,10 @@ fn connect(peer: &str, timeout: Duration) -> Result<TcpStream, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::replica::FileArbiter;
 
     #[test]
     fn nobody_at_the_port_is_said_in_a_sentence() {
@@ -145,13 +148,46 @@ mod tests {
         assert!(error.contains(&address.to_string()) && error.contains("role=backup"), "{error}");
     }
 
+    fn question(generation: u64) -> Question {
+        Question { vm_id: [1; 16], generation, claimant: [2; 16] }
+    }
+
+    fn arbiter_in(directory: &Path) -> Arc<BoundedArbiter> {
+        Arc::new(BoundedArbiter::new(Arc::new(FileArbiter::new(directory))))
+    }
+
+    fn wait(helpers: &Helpers) -> Helped {
+        loop {
+            match helpers.take() {
+                Some(helped) => return helped,
+                None => std::thread::sleep(Duration::from_millis(1)),
+            }
+        }
+    }
+
     #[test]
     fn the_arbiter_is_asked_on_a_thread_of_its_own() {
         let directory = tempfile::tempdir().unwrap();
         let helpers = Helpers::new().unwrap();
-        let path = directory.path().to_owned();
-        helpers.ask_arbiter(path, "vm".into(), 2, "me".into()).unwrap();
-        let answer = helpers.receiver.recv_timeout(Duration::from_secs(20)).unwrap();
+        helpers.ask_arbiter(arbiter_in(directory.path()), question(2)).unwrap();
+        let answer = wait(&helpers);
         assert!(matches!(answer, Helped::Arbiter { generation: 2, answer: Answer::Won }));
+        // Whoever gets it can tell which question it answers.
+        helpers.ask_arbiter(arbiter_in(Path::new("/nowhere/at/all")), question(3)).unwrap();
+        let answer = wait(&helpers);
+        assert!(matches!(answer, Helped::Arbiter { generation: 3, answer: Answer::Unreachable }));
+    }
+
+    #[test]
+    fn no_backup_is_sought_before_the_arbiter_can_be_asked() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = listener.local_addr().unwrap().to_string();
+        let helpers = Helpers::new().unwrap();
+        let arbiter = arbiter_in(Path::new("/nowhere/at/all"));
+        helpers.connect(peer, Duration::from_secs(9), Some(arbiter)).unwrap();
+        let Helped::Connected(Err(why)) = wait(&helpers) else { panic!("it connected") };
+        assert!(why.contains("/nowhere/at/all cannot be used"), "{why}");
+        listener.set_nonblocking(true).unwrap();
+        assert!(listener.accept().is_err(), "somebody connected");
     }
 }

@@ -10,7 +10,9 @@ mod heartbeats;
 mod helpers;
 mod lease;
 
-pub use arbiter::{Verdict, check_arbiter, claim};
+pub use arbiter::{
+    Arbiter, BoundedArbiter, EtcdArbiter, FileArbiter, Question, Verdict, open_arbiter,
+};
 pub use channel::{Channel, Received};
 pub use heartbeats::Heartbeats;
 pub use helpers::{Helped, Helpers};

@@ -5,7 +5,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use ft::recorder::Noted;
@@ -17,10 +17,10 @@ use serde_json::json;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::logged::described;
-use super::primary_side::{BUSY_TICK_MS, arbiter_directory, ask_arbiter, now_ms};
+use super::primary_side::{BUSY_TICK_MS, ask_arbiter, now_ms};
 use super::protection::Protection;
 use super::reprotection::Succession;
-use super::suitability::check_host;
+use super::suitability::{check_host, here};
 use super::traffic::Tally;
 use super::visitors::Visitors;
 use super::vm::Running;
@@ -29,8 +29,10 @@ use crate::config::{AckMode, Arbiter, FtConfig, FtMode, PeerAddress, apply_overr
 use crate::description::Description;
 use crate::engine::{DivergenceReport, Ended, Message};
 use crate::error::Error;
-use crate::identity::{build_id, hex, random_id};
-use crate::replica::{Channel, Heartbeats, Helped, Helpers, Lease, Received};
+use crate::identity::{build_id, random_id};
+use crate::replica::{
+    BoundedArbiter, Channel, Heartbeats, Helped, Helpers, Lease, Question, Received, open_arbiter,
+};
 
 /// Connections taken before the event loop's other sources have their turn.
 const ACCEPTED_A_TURN: usize = 64;
@@ -44,12 +46,12 @@ pub(super) struct BackupSide {
     config: FtConfig,
     listen: SocketAddr,
     listener: TcpListener,
-    claimant: String,
+    claimant: [u8; 16],
     helpers: Helpers,
     visitors: Visitors,
     channel: Option<Channel>,
     heartbeats: Heartbeats,
-    arbiter: Option<PathBuf>,
+    arbiter: Option<Arc<BoundedArbiter>>,
     ack: AckMode,
     ledger: Ledger,
     /// The machine has its first whole state.
@@ -176,7 +178,7 @@ impl Shell {
             config: ft.clone(),
             listen,
             listener,
-            claimant: hex(&random_id()?),
+            claimant: random_id()?,
             helpers,
             visitors: Visitors::default(),
             channel: None,
@@ -358,9 +360,8 @@ impl Shell {
             Action::Drain => self.send(Message::Drain),
             Action::AskArbiter { generation } => {
                 let (vm_id, _) = side.identity;
-                let directory = side.arbiter.clone();
-                let answer =
-                    ask_arbiter(&side.helpers, directory, vm_id, generation, &side.claimant);
+                let question = Question { vm_id, generation, claimant: side.claimant };
+                let answer = ask_arbiter(&side.helpers, side.arbiter.as_ref(), question);
                 if let Some(answer) = answer {
                     return self.step_backup(Event::Arbiter { generation, answer });
                 }
@@ -403,9 +404,9 @@ impl Shell {
         let arbiter = match &side.config.arbiter {
             Some(arbiter) => Some(arbiter.clone()),
             None if prologue.arbiter.is_empty() => None,
-            None => Some(prologue.arbiter.parse::<Arbiter>()?),
+            None => Some(Arbiter::parse(&prologue.arbiter)?),
         };
-        side.arbiter = arbiter_directory(arbiter.as_ref());
+        side.arbiter = open_arbiter(arbiter.as_ref()).map_err(here)?;
         let primary_ip = side.channel.as_ref().and_then(Channel::peer_ip);
         side.inheritance = protection.map(|ft| inheritance(ft, arbiter, side.listen, primary_ip));
         check_host(&config, &disk_sectors, side.arbiter.as_deref())?;

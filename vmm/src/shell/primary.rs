@@ -15,16 +15,15 @@ use serde_json::json;
 
 use super::logged::prologue;
 use super::primary_side::{
-    Brakes, GATE_LIMIT_BYTES, Handover, Held, PrimarySide, arbiter_directory, ask_arbiter, now_ms,
-    settings,
+    Brakes, GATE_LIMIT_BYTES, Handover, Held, PrimarySide, ask_arbiter, now_ms, settings,
 };
 use super::protection::Protection;
 use super::{Interest, Shell, Source};
-use crate::config::{FtConfig, PeerAddress};
+use crate::config::{Arbiter, FtConfig, PeerAddress};
 use crate::engine::{JoinKind, Message, RecordPlan};
 use crate::error::Error;
-use crate::identity::{hex, random_id};
-use crate::replica::{Channel, Heartbeats, Helped, Helpers};
+use crate::identity::random_id;
+use crate::replica::{Channel, Heartbeats, Helped, Helpers, Question, open_arbiter};
 
 impl Shell {
     pub(super) fn primary_side(&mut self) -> Option<&mut PrimarySide> {
@@ -48,10 +47,11 @@ impl Shell {
             Some(identity) => identity,
             None => (random_id()?, 1),
         };
+        let arbiter = open_arbiter(ft.arbiter.as_ref())?;
         let helpers = Helpers::new()?;
         self.poller().watch(helpers.as_raw_fd(), Source::Helpers, Interest::Read)?;
         let timeout = Duration::from_millis(ft.timings.connect_timeout_ms);
-        helpers.connect(arbiter_directory(ft.arbiter.as_ref()), peer.to_string(), timeout)?;
+        helpers.connect(peer.to_string(), timeout, arbiter.clone())?;
         self.leave_protection();
         let starting = !self.started;
         self.protection = Protection::Primary(Box::new(PrimarySide {
@@ -59,7 +59,8 @@ impl Shell {
             config: ft.clone(),
             peer: peer.to_string(),
             vm_id,
-            claimant: hex(&random_id()?),
+            claimant: random_id()?,
+            arbiter,
             helpers,
             channel: None,
             heartbeats: None,
@@ -126,7 +127,7 @@ impl Shell {
         let ft = Some(&side.config);
         let mut prologue = prologue(described, running, DigestMode::EveryChunk, settings, ft)?;
         prologue.arbiter =
-            side.config.arbiter.as_ref().map_or_else(String::new, ToString::to_string);
+            side.config.arbiter.as_ref().map_or_else(String::new, Arbiter::to_options);
         let channel = Channel::new(stream, Link::primary(side.primary.generation()))?;
         let peer =
             channel.peer().ok_or_else(|| Error::Channel("the backup hung up at once".into()))?;
@@ -317,9 +318,9 @@ impl Shell {
             }
             Action::GoSolo { .. } => self.go_solo(),
             Action::AskArbiter { generation } => {
-                let directory = arbiter_directory(side.config.arbiter.as_ref());
-                let answer =
-                    ask_arbiter(&side.helpers, directory, side.vm_id, generation, &side.claimant);
+                let PrimarySide { vm_id, claimant, .. } = **side;
+                let question = Question { vm_id, generation, claimant };
+                let answer = ask_arbiter(&side.helpers, side.arbiter.as_ref(), question);
                 if let Some(answer) = answer {
                     return self.step_primary(Event::Arbiter { generation, answer });
                 }

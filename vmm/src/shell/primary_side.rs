@@ -5,15 +5,14 @@
 
 use std::collections::VecDeque;
 use std::os::fd::AsRawFd;
-use std::path::PathBuf;
+use std::sync::Arc;
 
 use ft::{Answer, Gate, Output, Primary, PrimaryState, Settings, Weight};
 use hypervisor::boottime_ms;
 
 use super::Poller;
-use crate::config::{AckMode, Arbiter, FtConfig};
-use crate::identity::hex;
-use crate::replica::{Channel, Heartbeats, Helpers};
+use crate::config::{AckMode, FtConfig};
+use crate::replica::{BoundedArbiter, Channel, Heartbeats, Helpers, Question};
 
 /// Outputs held beyond this many bytes stop the machine.
 pub(super) const GATE_LIMIT_BYTES: usize = 64 << 20;
@@ -78,7 +77,9 @@ pub(super) struct PrimarySide {
     pub peer: String,
     pub vm_id: [u8; 16],
     /// Tells this process from the other side when the arbiter is asked.
-    pub claimant: String,
+    pub claimant: [u8; 16],
+    /// Who decides if the backup is lost; nobody if the user wants none.
+    pub arbiter: Option<Arc<BoundedArbiter>>,
     pub helpers: Helpers,
     pub channel: Option<Channel>,
     pub heartbeats: Option<Heartbeats>,
@@ -121,24 +122,14 @@ pub(super) fn settings(config: &FtConfig) -> Settings {
     }
 }
 
-/// The directory of a `file:` arbiter; `None` where the user wants no arbiter.
-pub(super) fn arbiter_directory(arbiter: Option<&Arbiter>) -> Option<PathBuf> {
-    match arbiter {
-        Some(Arbiter::File { path }) => Some(path.clone()),
-        Some(Arbiter::None) | None => None,
-    }
-}
-
 /// Asks the arbiter on a thread; without one the answer is yes at once.
 pub(super) fn ask_arbiter(
     helpers: &Helpers,
-    directory: Option<PathBuf>,
-    vm_id: [u8; 16],
-    generation: u64,
-    claimant: &str,
+    arbiter: Option<&Arc<BoundedArbiter>>,
+    question: Question,
 ) -> Option<Answer> {
-    let Some(directory) = directory else { return Some(Answer::Won) };
-    match helpers.ask_arbiter(directory, hex(&vm_id), generation, claimant.to_owned()) {
+    let Some(arbiter) = arbiter else { return Some(Answer::Won) };
+    match helpers.ask_arbiter(Arc::clone(arbiter), question) {
         Ok(()) => None,
         Err(error) => {
             log::error!("the arbiter cannot be asked: {error}");

@@ -3,12 +3,10 @@
 //!
 //! Owns the questions about disks, taps and the arbiter's storage. Does not own opening them.
 
-use std::path::Path;
-
 use super::world::disk_capacities;
 use crate::config::VmConfig;
 use crate::error::Error;
-use crate::replica::check_arbiter;
+use crate::replica::BoundedArbiter;
 
 /// Checks what this host has to offer for `config`, whose disks have `disk_sectors` where the VM
 /// runs now.
@@ -18,20 +16,23 @@ use crate::replica::check_arbiter;
 pub(super) fn check_host(
     config: &VmConfig,
     disk_sectors: &[u64],
-    arbiter: Option<&Path>,
+    arbiter: Option<&BoundedArbiter>,
 ) -> Result<(), Error> {
     check_disks(config, disk_sectors)?;
     check_taps(config)?;
-    arbiter.map_or(Ok(()), |directory| {
-        check_arbiter(directory)
-            .map_err(|why| Error::Refused(format!("on the backup's host {why}")))
-    })
+    // Nothing runs here yet that would miss the event loop for the seconds that this may take.
+    arbiter.map_or(Ok(()), BoundedArbiter::check).map_err(here)
+}
+
+/// Says where it was found; the sentence is read at the primary.
+#[expect(clippy::needless_pass_by_value, reason = "it is handed to map_err")]
+pub(super) fn here(error: Error) -> Error {
+    Error::Refused(format!("on the backup's host {error}"))
 }
 
 /// A disk of another size would be found out by the guest, after a takeover.
 fn check_disks(config: &VmConfig, disk_sectors: &[u64]) -> Result<(), Error> {
-    let here = disk_capacities(config)
-        .map_err(|error| Error::Refused(format!("on the backup's host {error}")))?;
+    let here = disk_capacities(config).map_err(here)?;
     if here.len() != disk_sectors.len() {
         return Err(Error::Refused(format!(
             "the primary describes {} disks and the sizes of {}; both sides must run the same build",
@@ -81,11 +82,20 @@ fn has_interface(table: &str, name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
     use super::*;
     use crate::config::{DiskConfig, NetConfig};
+    use crate::replica::FileArbiter;
 
     fn sentence(config: &VmConfig, sectors: &[u64], arbiter: Option<&Path>) -> String {
-        check_host(config, sectors, arbiter).unwrap_err().to_string()
+        check(config, sectors, arbiter).unwrap_err().to_string()
+    }
+
+    fn check(config: &VmConfig, sectors: &[u64], arbiter: Option<&Path>) -> Result<(), Error> {
+        let arbiter = arbiter.map(|path| BoundedArbiter::new(Arc::new(FileArbiter::new(path))));
+        check_host(config, sectors, arbiter.as_ref())
     }
 
     #[test]
@@ -98,7 +108,7 @@ mod tests {
             ..VmConfig::default()
         };
         config.complete().unwrap();
-        assert!(check_host(&config, &[2], None).is_ok());
+        assert!(check(&config, &[2], None).is_ok());
         let said = sentence(&config, &[4], None);
         assert!(said.starts_with("the disk _disk0 has 1024 bytes on the backup's host"), "{said}");
         assert!(said.contains("--disk id=_disk0,path=…"), "{said}");
@@ -114,7 +124,7 @@ mod tests {
             net: Some(vec![NetConfig { tap: Some(tap.into()), ..NetConfig::default() }]),
             ..VmConfig::default()
         };
-        assert!(check_host(&net("lo"), &[], None).is_ok());
+        assert!(check(&net("lo"), &[], None).is_ok());
         let said = sentence(&net("no-such-tap"), &[], None);
         assert!(
             said.starts_with("the tap no-such-tap is not there on the backup's host"),
@@ -125,7 +135,7 @@ mod tests {
     #[test]
     fn the_arbiters_storage_must_take_claims() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(check_host(&VmConfig::default(), &[], Some(folder.path())).is_ok());
+        assert!(check(&VmConfig::default(), &[], Some(folder.path())).is_ok());
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
         let gone = folder.path().join("gone");
         let said = sentence(&VmConfig::default(), &[], Some(&gone));
