@@ -26,7 +26,7 @@ impl Chance {
 
 /// Asks as the event loop of a replica does: on a thread, again a while after each *no answer*.
 fn contest(arbiter: &Arc<BoundedArbiter>, generation: u64, claimant: u8) -> (ft::Answer, u32) {
-    let mut helpers = Helpers::new().unwrap();
+    let helpers = Helpers::new().unwrap();
     let begun = Instant::now();
     let mut unanswered = 0;
     loop {

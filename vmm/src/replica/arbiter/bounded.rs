@@ -19,13 +19,16 @@ const HANGING_MAX: usize = 32;
 
 static HANGING: AtomicUsize = AtomicUsize::new(0);
 
+/// An answer that may still come.
+type Pending = Receiver<Result<Verdict, Error>>;
+
 /// An arbiter whose answers come soon, or count as none.
 #[derive(Debug)]
 pub struct BoundedArbiter {
     arbiter: Arc<dyn Arbiter>,
     patience: Duration,
     /// The question that is still with the arbiter.
-    open: Mutex<Option<(Question, Receiver<Result<Verdict, Error>>)>>,
+    open: Mutex<Option<(Question, Pending)>>,
 }
 
 /// Counts a thread while it is in an arbiter.
