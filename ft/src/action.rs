@@ -38,7 +38,7 @@ pub enum Event {
         /// What it said.
         answer: Answer,
     },
-    /// At a primary, after [`Action::Hold`]: no output is being carried out any more.
+    /// At a primary, after the last [`Action::Hold`]: no output is being carried out any more.
     Quiet,
 }
 
@@ -51,8 +51,10 @@ pub enum Action {
     SendHeartbeat(Heartbeat),
     /// Close the stream. What was sent before still goes out.
     CloseStream,
-    /// Primary: the backup is ready for the machine. Stop it, start a recorder, append pages and a
-    /// delta with machine state, go on.
+    /// Primary: the backup is ready for the machine. Start a recorder and append the machine's pages,
+    /// in as many chunks as it takes, while the machine runs on and nothing else of it is recorded;
+    /// then stop it, append what it has written meanwhile and a delta with machine state, record
+    /// everything from there on, and let it go on.
     StartJoin,
     /// Primary: from here on outputs wait in the gate. First carry out every output that was made
     /// before, in order: once the backup may take over, nobody else would.
@@ -67,9 +69,10 @@ pub enum Action {
     /// Primary: carry no output out any more, those released and still waiting included. Say
     /// [`Event::Quiet`] once none is under way: no disk write is left that could still land.
     Hold,
-    /// Primary: the log must not grow: stop the machine.
+    /// Primary: the log must not grow: stop the machine. Where the machine runs while its pages are
+    /// copied, it is the copying that stops.
     Stall,
-    /// Primary: the machine may go on.
+    /// Primary: the machine, or the copying, may go on.
     Unstall,
     /// Primary: go on alone. Nothing is to be recorded, every output held may leave, and a machine
     /// that was stopped for a join or a handover runs.
@@ -85,12 +88,14 @@ pub enum Action {
     Discard,
     /// Backup: replay everything that was delivered, then call `Backup::drained`.
     Drain,
-    /// Either: ask the arbiter for this generation; answer with [`Event::Arbiter`], always.
+    /// Either: ask the arbiter for this generation; answer with [`Event::Arbiter`], always, and with
+    /// the same generation. An earlier question may still be open then.
     AskArbiter {
         /// The generation asked for.
         generation: u64,
     },
-    /// Backup: the machine is live here: redo what the ledger holds, run on.
+    /// Backup: the machine is live here: redo what the ledger holds, run on. A stream that is still
+    /// open (after a handover) is of use for one more [`Word::Live`], and for nothing after it.
     GoLive {
         /// The generation from now on.
         generation: u64,

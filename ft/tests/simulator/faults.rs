@@ -110,7 +110,13 @@ fn late_answer(rng: &mut Rng, faults: &mut Vec<(u64, Fault)>) -> u64 {
     add(2, Fault::Cut { from, to, both: false, for_us: rng.range(300_000, 900_000) });
     add(3, live(Command::Enable));
     for wait_us in [rng.range(900_000, 1_600_000), rng.range(1_600_000, 2_500_000)] {
-        add(wait_us, Fault::Reset { back: 0, ends: [true, true] });
+        add(
+            wait_us,
+            match rng.per_mille(500) {
+                true => Fault::Reset { back: 0, ends: [true, true] },
+                false => Fault::KillProcess(Who::Live),
+            },
+        );
     }
     at_us + 2_500_000
 }

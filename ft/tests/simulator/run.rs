@@ -54,6 +54,7 @@ pub fn run(seed: u64, broken: Option<Break>, traced: bool) -> Outcome {
     }
     let Checker { violation, mut tally, excused, .. } = run.world.checker;
     tally.seeds = 1;
+    tally.lost_anyway = u64::from(excused.is_some() && !run.ruthless);
     tally.excused.extend(excused.map(|why| (why, 1)));
     Outcome { violation, tally, trace: run.world.trace.unwrap_or_default() }
 }

@@ -22,6 +22,8 @@ pub struct Tally {
     pub while_copied: u64,
     /// Machines lost to a second failure, by what it was.
     pub excused: BTreeMap<&'static str, u64>,
+    /// Those of them in runs that put second failures off.
+    pub lost_anyway: u64,
 }
 
 impl Tally {
@@ -36,6 +38,7 @@ impl Tally {
         self.exposures += other.exposures;
         self.deepest = self.deepest.max(other.deepest);
         self.while_copied += other.while_copied;
+        self.lost_anyway += other.lost_anyway;
         for (why, count) in &other.excused {
             *self.excused.entry(why).or_default() += count;
         }
@@ -55,9 +58,10 @@ impl fmt::Display for Tally {
             "{seeds} seeds: {takeovers} takeovers, {wins} wins and {promises} promises for the \
              primary; {joins} joins, {while_copied} outputs while they copied, {protections} \
              protections, {} ms from one to the next, up to generation {deepest}; {} machines lost \
-             to a second failure",
+             to a second failure ({} though it was put off)",
             exposed_us / 1000 / exposures.max(&1),
             self.lost(),
+            self.lost_anyway,
         )?;
         self.excused.iter().try_for_each(|(why, count)| write!(f, ", {count}: {why}"))
     }
