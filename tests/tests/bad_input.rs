@@ -5,6 +5,7 @@
 #[allow(dead_code)]
 mod common;
 
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -150,7 +151,9 @@ impl Subject<'_> {
         let ended = self.pair.primary().wait(SOON)?;
         self.pair.ensure(ended == Ended::Exited(0), &format!("the guest's end: {ended:?}"))?;
         for host in self.cluster.hosts().iter().filter(|host| host.is_emulated()) {
-            let left = host.shell("pidof cloud-hypervisor stranger ch-remote || true")?;
+            let left = host.shell(
+                "ls -l /proc/[0-9]*/exe 2>/dev/null | grep -E 'cloud-h|stranger|ch-rem' || true",
+            )?;
             ensure!(left.trim().is_empty(), "processes are left on a host: {left}");
         }
         Ok(())
@@ -250,13 +253,13 @@ fn backups_that_are_none(subject: &mut Subject) -> Result<()> {
     subject.refused_join((NOBODY, CHANNEL).into(), "", "cannot be reached")?;
     subject.refused_join(subject.address(1, 7999), "", "Connection refused")?;
     let namespace = subject.cluster.client_namespace();
-    for (word, part) in
-        [(&b"SSH-2.0-OpenSSH_9.2\r\n"[..], "does not start with CHFT"), (b"", "nothing was heard")]
-    {
+    for (word, part) in [
+        (&b"SSH-2.0-OpenSSH_9.2\r\n"[..], "does not start with CHFT"),
+        (b"", "could not be joined: nothing was heard"),
+    ] {
         let listener = namespace.run(|| TcpListener::bind((CLIENT_ADDRESS, 0)))?;
         let address = listener.local_addr()?;
         let answering = std::thread::spawn(move || -> Result<()> {
-            use std::io::{Read, Write};
             let (mut stream, _) = listener.accept()?;
             stream.write_all(word)?;
             // To the end of the primary's patience; how it hangs up is its own affair.
@@ -274,10 +277,10 @@ fn backups_that_are_none(subject: &mut Subject) -> Result<()> {
 /// One byte more, and it is not the same program.
 fn backup_of_another_build(subject: &mut Subject) -> Result<()> {
     const PORT: u16 = 7001;
-    let program = subject.pair.primary().program();
-    let other = program.with_file_name("other-build");
-    let (program, other) = (program.display(), other.display().to_string());
-    subject.host(1).shell(&format!("cp {program} {other} && echo >> {other}"))?;
+    let other = subject.cluster.shared_dir().join("other-build");
+    std::fs::copy(binaries()?.join("cloud-hypervisor"), &other)?;
+    std::fs::File::options().append(true).open(&other)?.write_all(b"!")?;
+    let other = other.display().to_string();
     let listen = format!("role=backup,listen=0.0.0.0:{PORT}");
     let mut backup = subject.host(1).spawn(Order::new([other.as_str(), "--ft", &listen]))?;
     wait_until_it_listens(subject, PORT)?;
@@ -285,7 +288,7 @@ fn backup_of_another_build(subject: &mut Subject) -> Result<()> {
     backup.kill(libc::SIGTERM)?;
     let ended = backup.wait_at_most(SOON)?;
     ensure!(ended == Some(Ended::Exited(0)), "the other build's end: {ended:?}");
-    subject.host(1).shell(&format!("rm {other}")).map(drop)
+    Ok(())
 }
 
 fn wait_until_it_listens(subject: &Subject, port: u16) -> Result<()> {
@@ -332,7 +335,7 @@ fn backups_that_do_not_fit(subject: &mut Subject) -> Result<()> {
 /// The words of a VM that gets as far as its devices.
 fn vm_words(subject: &Subject) -> Vec<String> {
     let kernel = subject.cluster.cache().vmlinux().display().to_string();
-    ["--kernel", &kernel, "--memory", "size=96M", "--console", "off"].map(str::to_owned).to_vec()
+    ["--kernel", &kernel, "--memory", "size=192M", "--console", "off"].map(str::to_owned).to_vec()
 }
 
 fn second_vm_on_the_same_things(subject: &mut Subject) -> Result<()> {
@@ -351,7 +354,7 @@ fn second_vm_on_the_same_things(subject: &mut Subject) -> Result<()> {
         // An option said twice is refused; the last one is the one that counts here.
         let words = words.iter().map(String::as_str);
         let kept: Vec<&str> = match more[0] {
-            "--memory" => words.filter(|word| !["--memory", "size=96M"].contains(word)).collect(),
+            "--memory" => words.filter(|word| !["--memory", "size=192M"].contains(word)).collect(),
             _ => words.collect(),
         };
         subject.must_not_start(0, &[kept, more.to_vec()].concat(), part)?;

@@ -12,15 +12,11 @@ fn main() -> ExitCode {
     match run(std::env::args_os()) {
         Ok(text) => print(NAME, &text),
         Err(error) => {
-            complain(
-                NAME,
-                &match &error {
-                    RemoteError::Usage(usage) => usage_sentence(usage),
-                    RemoteError::Config(_)
-                    | RemoteError::ReadConfig { .. }
-                    | RemoteError::Client(_) => error.to_string(),
-                },
-            );
+            let sentence = match &error {
+                RemoteError::Usage(usage) => usage_sentence(usage),
+                other => other.to_string(),
+            };
+            complain(NAME, &sentence);
             ExitCode::FAILURE
         }
     }

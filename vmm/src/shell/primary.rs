@@ -365,7 +365,10 @@ impl Shell {
         self.events.report("ft", "happened", &json!({ "what": happening.to_string() }));
         match happening {
             Happening::Protected { .. } => self.answer_protected(),
-            Happening::JoinFailed { why } => self.join_failed(why),
+            Happening::JoinFailed { why } => {
+                let peer = self.primary_side().map(|side| side.peer.clone()).unwrap_or_default();
+                self.join_failed(&format!("the backup at {peer} could not be joined: {why}"));
+            }
             Happening::Diverged(_) => self.statistics.divergences += 1,
             Happening::Joining
             | Happening::PeerLost(_)
