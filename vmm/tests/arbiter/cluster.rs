@@ -102,10 +102,10 @@ fn files_that_do_not_fit_are_told_before_anybody_is_asked() {
         (empty.clone(), None, "holds no certificate"),
         (broken, None, "holds no certificate of an authority"),
         (key.clone(), None, "holds no certificate"),
-        (good.ca.clone(), Some((missing, key.clone())), "cannot be read"),
+        (good.ca.clone(), Some((missing, key)), "cannot be read"),
         (good.ca.clone(), Some((cert.clone(), empty)), "holds no private key"),
         (good.ca.clone(), Some((cert.clone(), cert.clone())), "holds no private key"),
-        (good.ca.clone(), Some((cert, other.client.1)), "is not the key of the certificate"),
+        (good.ca, Some((cert, other.client.1)), "is not the key of the certificate"),
     ];
     for (ca, client, reason) in cases {
         let tls = Some(EtcdTls { ca, client });
