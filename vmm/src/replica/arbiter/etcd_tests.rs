@@ -19,14 +19,27 @@ fn server(status: &str, body: &str) -> (PeerAddress, Receiver<String>) {
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
-            let mut request = vec![0; 4096];
-            let length = stream.read(&mut request).unwrap();
-            request.truncate(length);
-            let _ = sender.send(String::from_utf8(request).unwrap());
+            let _ = sender.send(whole_request(&mut stream));
             let _ = stream.write_all(answer.as_bytes());
         }
     });
     (PeerAddress { host: "127.0.0.1".into(), port }, requests)
+}
+
+/// Head and body, which may come in pieces.
+fn whole_request(stream: &mut impl Read) -> String {
+    let mut request = String::new();
+    let mut piece = [0; 4096];
+    loop {
+        let length = stream.read(&mut piece).unwrap();
+        request.push_str(std::str::from_utf8(&piece[..length]).unwrap());
+        let Some((head, body)) = request.split_once("\r\n\r\n") else { continue };
+        let wanted = head.to_lowercase();
+        let wanted = wanted.lines().find_map(|line| line.strip_prefix("content-length: "));
+        if length == 0 || body.len() >= wanted.map_or(0, |wanted| wanted.parse().unwrap()) {
+            return request;
+        }
+    }
 }
 
 fn arbiter(endpoints: Vec<PeerAddress>) -> EtcdArbiter {
