@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use ft::Input;
 use serde_json::json;
 
+use super::reprotection::Succession;
 use super::vm::Running;
 use super::{Awaits, Outcome, Shell};
 use crate::api::{
@@ -45,7 +46,11 @@ impl Shell {
             ApiRequest::FtMoveBackup(peer) => (Awaits::Protected, self.ft_move_backup(&peer)),
             // Nobody has to agree where nobody was found yet.
             ApiRequest::FtDisable if self.end_search() => return reply.send(Ok(ApiReply::Empty)),
-            ApiRequest::FtDisable => (Awaits::Unprotected, self.ft_disable()),
+            ApiRequest::FtDisable => match self.ft_disable() {
+                // A join that is cancelled is over at once.
+                Ok(()) if self.is_unprotected() => return reply.send(Ok(ApiReply::Empty)),
+                started => (Awaits::Unprotected, started),
+            },
             ApiRequest::FtFailover => (Awaits::HandedOver, self.ft_failover()),
             other => return reply.send(self.answer_now(other)),
         };
@@ -108,6 +113,8 @@ impl Shell {
         })?;
         self.booted = false;
         self.config = Some(config);
+        // What was known of another VM's protection is not this one's.
+        self.succession = Succession::default();
         self.events.report("vm", "created", &json!({}));
         Ok(())
     }

@@ -104,8 +104,10 @@ impl Shell {
     }
 
     fn on_connected(&mut self, result: Result<std::net::TcpStream, String>) -> Result<(), Error> {
-        if let Some(side) = self.primary_side() {
-            side.connecting = false;
+        let Some(side) = self.primary_side() else { return Ok(()) };
+        // Cancelled meanwhile.
+        if !std::mem::take(&mut side.connecting) {
+            return Ok(());
         }
         let joined = match result {
             Ok(stream) => self.greet(stream),

@@ -119,6 +119,10 @@ impl Shell {
             Protection::Replaying(_) => {
                 Err(ApiError::failed("A replay cannot be disabled; end the VMM instead."))
             }
+            Protection::Primary(side) if side.connecting && !side.starting => {
+                self.cancel_search();
+                Ok(())
+            }
             Protection::Primary(_) => self.dismiss_backup(),
             Protection::Backup(_) => {
                 Err(ApiError::failed("This is the backup; protection is ended at the primary."))

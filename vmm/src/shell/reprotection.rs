@@ -226,6 +226,20 @@ impl Shell {
         self.dismiss_backup()
     }
 
+    /// Whoever answers the connection that is being made is not joined any more.
+    pub(super) fn cancel_search(&mut self) {
+        self.succession.standbys.failed(now_ms());
+        if let Some(side) = self.primary_side() {
+            side.connecting = false;
+        }
+        self.refuse_protection("the join was cancelled (vm.ft-disable)");
+    }
+
+    /// Whether the VM runs on its own, and no backup is being joined.
+    pub(super) fn is_unprotected(&mut self) -> bool {
+        self.primary_side().is_some_and(|side| side.is_solo())
+    }
+
     /// Ends a search that has found nobody yet; whether there was one to end.
     pub(super) fn end_search(&mut self) -> bool {
         let searching = self.succession.is_searching();
