@@ -4,8 +4,8 @@
 use ft::prologue::LogStart;
 use ft::{
     Ack, Action, Answer, Assumptions, Backup, BackupState, Chunk, DigestMode, Divergence, Event,
-    HaltReason, Heartbeat, Message, Primary, PrimaryState, Prologue, Role, Settings, SoloReason,
-    Trail, Word,
+    HaltReason, Happening, Heartbeat, Message, Primary, PrimaryState, Prologue, Role, Settings,
+    SoloReason, Trail, Word,
 };
 
 const VM: [u8; 16] = [7; 16];
@@ -172,16 +172,21 @@ fn who_promised_asks_for_nothing_so_the_pair_after_it_may_use_its_generation() {
 
 #[test]
 fn a_promise_that_comes_while_the_arbiter_is_asked_uses_the_generation_up() {
-    let mut primary = Primary::new(0, VM, 4);
-    protect(&mut primary, 0);
-    primary.disable(10).unwrap();
-    primary.step(20, Event::Closed);
-    let actions = primary.step(30, word(Word::Left));
-    let (generation, why) = (5, SoloReason::Left);
-    assert!(actions.contains(&Action::Report(ft::Happening::Solo { generation, why })));
-    // Whoever's claim the arbiter has written down meanwhile: the next question is another one.
-    protect(&mut primary, 40);
-    assert_eq!(asks(&primary.step(50, Event::Closed)), Some(6));
+    let divergence = Divergence::TimeAsked { moment: 3 };
+    let promises =
+        [(Word::Left, SoloReason::Left), (Word::Diverged(divergence), SoloReason::Diverged)];
+    for (promise, why) in promises {
+        let mut primary = Primary::new(0, VM, 4);
+        protect(&mut primary, 0);
+        primary.disable(10).unwrap();
+        primary.step(20, Event::Closed);
+        let actions = primary.step(30, word(promise));
+        let generation = 5;
+        assert!(actions.contains(&Action::Report(Happening::Solo { generation, why })));
+        // Whoever's claim the arbiter has written down meanwhile: the next question is another one.
+        protect(&mut primary, 40);
+        assert_eq!(asks(&primary.step(50, Event::Closed)), Some(6));
+    }
 }
 
 #[test]
