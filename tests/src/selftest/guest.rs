@@ -154,7 +154,8 @@ fn every_service_of_the_guest_answers_and_the_disk_keeps_what_was_acknowledged()
     let recovered = check(&histories, &copy.journal().unwrap());
     assert!(recovered.is_clean(), "{recovered:?}");
 
-    control.ask(&Ask::PowerOff).unwrap();
+    // The guest may be gone before its answer is; that it ends is what counts.
+    let _ = control.ask(&Ask::PowerOff);
     guest.wait();
     assert_eq!(check(&histories, &guest.disk().journal().unwrap()), live);
 }
