@@ -61,11 +61,11 @@ fn a_pair_survives_the_loss_and_the_sleep_of_either_side_and_every_planned_end()
 #[test]
 fn a_cut_channel_or_a_lost_arbiter_never_makes_two() {
     let scenes: &[(&str, Scene)] = &[
+        ("etcd is not there", scenes::arbitration::etcd_is_not_there),
+        ("etcd hangs, the primary is lost", scenes::arbitration::etcd_hangs_and_primary_is_lost),
         ("the channel is cut", scenes::arbitration::channel_cut),
         ("the arbiter is lost, then the primary", scenes::arbitration::arbiter_lost_then_primary),
         ("the channel is cut and the arbiter lost", scenes::arbitration::channel_and_arbiter_lost),
-        ("etcd is not there", scenes::arbitration::etcd_is_not_there),
-        ("etcd hangs, the primary is lost", scenes::arbitration::etcd_hangs_and_primary_is_lost),
     ];
     play(Acknowledgement::Received, scenes);
 }
