@@ -3,6 +3,7 @@
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use thiserror::Error;
 
@@ -23,6 +24,12 @@ pub enum ClientError {
     /// The connection broke.
     #[error("The connection to the VMM broke before it answered: {0}.")]
     Broken(#[from] io::Error),
+    /// It took too long.
+    #[error("The VMM at {} does not answer. Is it stopped?", path.display())]
+    Silent {
+        /// The socket.
+        path: PathBuf,
+    },
     /// The answer is not HTTP.
     #[error("The answer is not HTTP/1.1, so this is not the socket of a VMM's API.")]
     NotHttp,
@@ -48,6 +55,7 @@ fn sentence(status: u16, body: &str) -> String {
 }
 
 /// Sends `method` `/api/v1/name` with `body` to the VMM at `socket`; the answer's body, if any.
+/// Waits for the answer for as long as it takes.
 ///
 /// # Errors
 /// If there is no VMM, no answer, or an answer that is an error.
@@ -57,8 +65,24 @@ pub fn request(
     name: &str,
     body: Option<&str>,
 ) -> Result<Option<String>, ClientError> {
+    request_within(socket, method, name, body, None)
+}
+
+/// The same with a VMM that may fall silent for `at_most`, if that is given.
+///
+/// # Errors
+/// As [`request`], and if the VMM is silent for longer.
+pub fn request_within(
+    socket: &Path,
+    method: &str,
+    name: &str,
+    body: Option<&str>,
+    at_most: Option<Duration>,
+) -> Result<Option<String>, ClientError> {
     let mut stream = UnixStream::connect(socket)
         .map_err(|source| ClientError::Connect { path: socket.to_owned(), source })?;
+    stream.set_read_timeout(at_most)?;
+    stream.set_write_timeout(at_most)?;
     let body = body.unwrap_or_default();
     let head = format!(
         "{method} /api/v1/{name} HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n\
@@ -70,7 +94,10 @@ pub fn request(
     let mut answer = Vec::new();
     let received = stream.take(ANSWER_LENGTH_MAX).read_to_end(&mut answer);
     if answer.is_empty() {
-        sent.and(received.map(|_| ()))?;
+        sent.and(received.map(|_| ())).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => ClientError::Silent { path: socket.to_owned() },
+            _ => error.into(),
+        })?;
         return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
     }
     read_answer(&answer)

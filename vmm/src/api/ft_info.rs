@@ -125,6 +125,46 @@ pub enum FtState {
     Replayed,
 }
 
+impl FtState {
+    /// Every state there is.
+    pub const ALL: [FtState; 14] = [
+        FtState::Off,
+        FtState::Solo,
+        FtState::Joining,
+        FtState::Protected,
+        FtState::Holding,
+        FtState::Waiting,
+        FtState::Following,
+        FtState::TakingOver,
+        FtState::Live,
+        FtState::Halted,
+        FtState::Recording,
+        FtState::Replaying,
+        FtState::Diverged,
+        FtState::Replayed,
+    ];
+
+    /// Its name in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            FtState::Off => "off",
+            FtState::Solo => "solo",
+            FtState::Joining => "joining",
+            FtState::Protected => "protected",
+            FtState::Holding => "holding",
+            FtState::Waiting => "waiting",
+            FtState::Following => "following",
+            FtState::TakingOver => "taking-over",
+            FtState::Live => "live",
+            FtState::Halted => "halted",
+            FtState::Recording => "recording",
+            FtState::Replaying => "replaying",
+            FtState::Diverged => "diverged",
+            FtState::Replayed => "replayed",
+        }
+    }
+}
+
 /// The part a VMM plays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -139,6 +179,18 @@ pub enum FtRole {
     Replayer,
 }
 
+impl FtRole {
+    /// Its name in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            FtRole::Primary => "primary",
+            FtRole::Backup => "backup",
+            FtRole::Recorder => "recorder",
+            FtRole::Replayer => "replayer",
+        }
+    }
+}
+
 /// How a VM is kept twice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -150,6 +202,17 @@ pub enum FtProtection {
     Replay,
     /// Deltas alone.
     Checkpoint,
+}
+
+impl FtProtection {
+    /// Its name in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            FtProtection::None => "none",
+            FtProtection::Replay => "replay",
+            FtProtection::Checkpoint => "checkpoint",
+        }
+    }
 }
 
 /// How much log there is.
@@ -185,4 +248,26 @@ pub struct FtEvent {
     pub ago_ms: u64,
     /// The moment at which it happened, if it has one.
     pub moment: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_the_json() {
+        let json = |value: &dyn Fn() -> serde_json::Value| value().as_str().unwrap().to_owned();
+        for state in FtState::ALL {
+            assert_eq!(state.name(), json(&|| serde_json::to_value(state).unwrap()));
+        }
+        for role in [FtRole::Primary, FtRole::Backup, FtRole::Recorder, FtRole::Replayer] {
+            assert_eq!(role.name(), json(&|| serde_json::to_value(role).unwrap()));
+        }
+        for mode in [FtProtection::None, FtProtection::Replay, FtProtection::Checkpoint] {
+            assert_eq!(mode.name(), json(&|| serde_json::to_value(mode).unwrap()));
+        }
+        for ack in [AckMode::Received, AckMode::Verified] {
+            assert_eq!(ack.name(), json(&|| serde_json::to_value(ack).unwrap()));
+        }
+    }
 }

@@ -12,8 +12,8 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use dbs_uhttp::{
-    Body, ConnectionError, HttpConnection, HttpHeaderError, Request, RequestError, Response,
-    StatusCode, Version,
+    Body, ConnectionError, HttpConnection, HttpHeaderError, MediaType, Request, RequestError,
+    Response, StatusCode, Version,
 };
 
 /// Bytes a body may have.
@@ -76,6 +76,14 @@ pub(super) fn json_response(status: StatusCode, json: String) -> Response {
     response
 }
 
+/// An answer with a body of text.
+pub(super) fn text_response(status: StatusCode, text: String) -> Response {
+    let mut response = empty_response(status);
+    response.set_content_type(MediaType::PlainText);
+    response.set_body(Body::new(text));
+    response
+}
+
 /// An error in Cloud Hypervisor's shape: a JSON array of sentences.
 pub(super) fn error_response(status: StatusCode, sentence: &str) -> Response {
     json_response(status, serde_json::Value::from(vec![sentence]).to_string())
@@ -88,12 +96,21 @@ pub(super) fn write(stream: &mut UnixStream, response: &Response, close: bool) -
     if close {
         // `dbs-uhttp` promises to keep every connection; a client that believes it would send its
         // next request into a closed one.
-        const KEPT: &[u8] = b"\r\nConnection: keep-alive\r\n";
-        if let Some(at) = bytes.windows(KEPT.len()).position(|window| window == KEPT) {
-            bytes.splice(at..at + KEPT.len(), *b"\r\nConnection: close\r\n");
-        }
+        amend(&mut bytes, b"\r\nConnection: keep-alive\r\n", b"\r\nConnection: close\r\n");
+    }
+    if response.content_type() == MediaType::PlainText {
+        // It knows no parameters of a type, and Prometheus names its format in one.
+        const TYPE: &[u8] = b"\r\nContent-Type: text/plain; version=0.0.4\r\n";
+        amend(&mut bytes, b"\r\nContent-Type: text/plain\r\n", TYPE);
     }
     stream.write_all(&bytes)
+}
+
+/// Replaces a line of an answer's head: the first place it is found at, as heads come first.
+fn amend(bytes: &mut Vec<u8>, line: &[u8], by: &[u8]) {
+    if let Some(at) = bytes.windows(line.len()).position(|window| window == line) {
+        bytes.splice(at..at + line.len(), by.iter().copied());
+    }
 }
 
 impl Client {

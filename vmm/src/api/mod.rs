@@ -6,6 +6,7 @@
 
 pub mod client;
 mod ft_info;
+mod ft_metrics;
 mod http;
 mod queue;
 pub mod remote;
@@ -14,6 +15,7 @@ mod routes;
 mod server;
 mod socket;
 mod vm_info;
+mod watch;
 
 pub use ft_info::{
     FtEvent, FtInfo, FtProtection, FtRole, FtState, JoinInfo, LogTraffic, OutputDelayUs,

@@ -5,11 +5,13 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Arg, ArgMatches, Command};
 use thiserror::Error;
 
 use super::client::{ClientError, request};
+use super::watch::{Watch, watch};
 use crate::config::{ConfigError, FtConfig};
 
 /// Why a command failed.
@@ -50,6 +52,7 @@ const PLAIN: &[(&str, &str, &str, &str)] = &[
     ("ft-disable", "PUT", "vm.ft-disable", "Let the VM run on without its backup"),
     ("ft-failover", "PUT", "vm.ft-failover", "Hand the VM over to its backup and end here"),
     ("ft-info", "GET", "vm.ft-info", "How the VM's protection is"),
+    ("ft-metrics", "GET", "vm.ft-metrics", "The same as Prometheus reads it"),
 ];
 
 /// Cloud Hypervisor's commands that are not there yet.
@@ -110,6 +113,7 @@ pub fn command() -> Command {
         .arg(socket)
         .subcommand(create)
         .subcommand(enable)
+        .subcommand(watch_command())
         .subcommand(standbys)
         .subcommand(move_backup)
         .subcommands(PLAIN.iter().map(|(name, _, _, help)| Command::new(*name).about(*help)))
@@ -139,6 +143,10 @@ where
             let config = read_config(text_of(arguments, "path"))?;
             request(socket, "PUT", "vm.create", Some(&config))?
         }
+        Some(("ft-watch", arguments)) => {
+            watch(&what_to_watch(socket, arguments))?;
+            None
+        }
         Some(("ft-standbys", arguments)) => {
             let list = arguments.get_many::<String>("standby").into_iter().flatten();
             let body = serde_json::json!({ "standbys": list.collect::<Vec<_>>() });
@@ -153,6 +161,33 @@ where
         None => unreachable!("clap refuses a command line without a command"),
     };
     Ok(answer.map(|json| readable(&json)).unwrap_or_default())
+}
+
+fn watch_command() -> Command {
+    let interval = Arg::new("interval-ms")
+        .long("interval-ms")
+        .value_name("N")
+        .help("Milliseconds from one question to the next")
+        .value_parser(clap::value_parser!(u64).range(100..=60_000))
+        .default_value("1000");
+    let once = Arg::new("once").long("once").num_args(0).help("Show it once and end");
+    let other = Arg::new("other")
+        .value_name("PATH")
+        .value_parser(clap::value_parser!(PathBuf))
+        .help("The API socket of the pair's other side, where this host can reach it");
+    Command::new("ft-watch")
+        .about("Watch the VM's protection until q is pressed")
+        .args([interval, once, other])
+}
+
+fn what_to_watch(socket: &Path, arguments: &ArgMatches) -> Watch {
+    let other = arguments.get_one::<PathBuf>("other").cloned();
+    let interval_ms = arguments.get_one::<u64>("interval-ms").copied().unwrap_or(1000);
+    Watch {
+        sockets: std::iter::once(socket.to_owned()).chain(other).collect(),
+        interval: Duration::from_millis(interval_ms),
+        once: arguments.get_flag("once"),
+    }
 }
 
 fn text_of<'a>(arguments: &'a ArgMatches, name: &str) -> &'a str {
@@ -188,9 +223,10 @@ fn read_config(path: &str) -> Result<String, RemoteError> {
 }
 
 /// JSON with indentation; anything else as it came.
-fn readable(json: &str) -> String {
-    serde_json::from_str::<serde_json::Value>(json)
-        .and_then(|value| serde_json::to_string_pretty(&value))
-        .unwrap_or_else(|_| json.to_owned())
-        + "\n"
+fn readable(answer: &str) -> String {
+    let value = serde_json::from_str::<serde_json::Value>(answer);
+    match value.and_then(|value| serde_json::to_string_pretty(&value)) {
+        Ok(json) => json + "\n",
+        Err(_) => answer.to_owned(),
+    }
 }

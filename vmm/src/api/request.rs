@@ -44,6 +44,8 @@ pub enum ApiRequest {
     FtFailover,
     /// How the protection is.
     FtInfo,
+    /// The same for Prometheus.
+    FtMetrics,
     /// These hosts, and no others, are joined when there is no backup.
     FtStandbys(Vec<PeerAddress>),
     /// Let the backup go and join this standby instead.
@@ -64,6 +66,8 @@ pub enum ApiReply {
     Counters(VmCounters),
     /// To [`ApiRequest::FtInfo`].
     FtInfo(Box<FtInfo>),
+    /// To [`ApiRequest::FtMetrics`]: what they are made of.
+    FtMetrics(Box<FtInfo>),
 }
 
 /// Why a request was not carried out: an HTTP status and a sentence for the user.

@@ -5,7 +5,8 @@ use dbs_uhttp::{Request, Response, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::http::{empty_response, error_response, json_response};
+use super::ft_metrics::exposition;
+use super::http::{empty_response, error_response, json_response, text_response};
 use super::{ApiError, ApiReply, ApiRequest, ApiResult};
 use crate::config::{FtConfig, PeerAddress, VmConfig};
 
@@ -37,6 +38,7 @@ const ROUTES: &[Route] = &[
     Route { name: "vm.ft-disable", method: Put, read: |b| plain(b, ApiRequest::FtDisable) },
     Route { name: "vm.ft-failover", method: Put, read: |b| plain(b, ApiRequest::FtFailover) },
     Route { name: "vm.ft-info", method: Get, read: |_| Ok(ApiRequest::FtInfo) },
+    Route { name: "vm.ft-metrics", method: Get, read: |_| Ok(ApiRequest::FtMetrics) },
     Route { name: "vm.ft-standbys", method: Put, read: read_ft_standbys },
     Route { name: "vm.ft-move-backup", method: Put, read: read_ft_move_backup },
 ];
@@ -109,6 +111,7 @@ pub(super) fn path_of(request: &Request) -> &str {
 pub(super) fn write_response(result: ApiResult) -> Response {
     match result {
         Ok(ApiReply::Empty) => empty_response(StatusCode::NoContent),
+        Ok(ApiReply::FtMetrics(info)) => text_response(StatusCode::OK, exposition(&info)),
         Ok(reply) => match serde_json::to_string(&reply) {
             Ok(body) => json_response(StatusCode::OK, body),
             Err(error) => {

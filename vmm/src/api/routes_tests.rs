@@ -41,6 +41,7 @@ fn every_plain_path_is_its_request() {
         ("PUT", "vm.ft-disable", ApiRequest::FtDisable),
         ("PUT", "vm.ft-failover", ApiRequest::FtFailover),
         ("GET", "vm.ft-info", ApiRequest::FtInfo),
+        ("GET", "vm.ft-metrics", ApiRequest::FtMetrics),
     ] {
         assert_eq!(ask(method, &format!("/api/v1/{name}"), ""), Ok(request));
     }
@@ -158,6 +159,9 @@ fn answers_become_statuses() {
     assert_eq!(body, r#"{"_net1":{"rx_bytes":7}}"#);
     let (_, body) = parts(&write_response(Ok(ApiReply::FtInfo(Box::default()))));
     assert_eq!(serde_json::from_str::<FtInfo>(&body).unwrap(), FtInfo::default());
+    let metrics = write_response(Ok(ApiReply::FtMetrics(Box::default())));
+    assert_eq!(metrics.content_type(), dbs_uhttp::MediaType::PlainText);
+    assert!(parts(&metrics).1.contains("\nvmm_ft_state{state=\"off\"} 1\n"));
 }
 
 #[test]

@@ -79,6 +79,16 @@ pub enum AckMode {
     Verified,
 }
 
+impl AckMode {
+    /// Its name in options and JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            AckMode::Received => "received",
+            AckMode::Verified => "verified",
+        }
+    }
+}
+
 /// The pair's times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FtTimings {

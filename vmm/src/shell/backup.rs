@@ -539,7 +539,7 @@ impl Shell {
         self.statistics.moment = moment;
         self.started = true;
         self.paused = false;
-        self.events.report("ft", "live", &json!({ "moment": moment }));
+        self.report_ft("live", json!({}));
         let off = self.backup_side().is_some_and(|side| side.log_end == Some(EndReason::PowerOff));
         if off {
             self.outcome = Some(Outcome::Well);
@@ -565,7 +565,7 @@ impl Shell {
     fn on_backup_happening(&mut self, happening: &Happening) {
         self.observe(happening);
         self.statistics.happened(happening.to_string());
-        self.events.report("ft", "happened", &json!({ "what": happening.to_string() }));
+        self.report_happening(happening);
         // A primary that handed over hears that the VM lives here, then that nobody follows it.
         if matches!(happening, Happening::Live { .. }) {
             self.drop_backup_channel();

@@ -3,7 +3,7 @@
 //! Owns what the primary does with outputs and machine in those cases. Which case it is, is
 //! `ft::Primary`'s decision.
 
-use ft::{Event, HaltReason, PrimaryState};
+use ft::{Event, HaltReason, Happening, PrimaryState};
 use hypervisor::monotonic_ns;
 
 use super::primary_side::{Brakes, Handover, PrimarySide, now_ms};
@@ -73,6 +73,10 @@ impl Shell {
             running.lease.set_until_ms(0);
             running.lease.revoke();
         }
+        // Nobody is left to report it once the protection is gone.
+        let halted = Happening::Halted(reason.clone());
+        self.statistics.happened(halted.to_string());
+        self.report_happening(&halted);
         self.end_vm();
         self.leave_protection();
         if !self.become_standby() {

@@ -6,13 +6,14 @@ use ft::{BackupState, PrimaryState};
 
 use super::Shell;
 use super::protection::Protection;
-use crate::api::{ApiReply, ApiResult, FtInfo, FtProtection, FtRole, FtState, OutputDelayUs};
+use crate::api::{FtInfo, FtProtection, FtRole, FtState, OutputDelayUs};
 
 impl Shell {
-    pub(super) fn ft_info(&mut self) -> ApiResult {
+    pub(super) fn ft_info(&self) -> FtInfo {
         let now = Instant::now();
         let events = self.statistics.events();
         let mut info = FtInfo {
+            state: self.ft_state(),
             moment: self.statistics.moment,
             acknowledged_moment: self.statistics.acknowledged_moment,
             lag_ms: self.statistics.lag_ms(now),
@@ -29,23 +30,16 @@ impl Shell {
         match &self.protection {
             Protection::None => {}
             Protection::Recording(log) => {
-                info.state = FtState::Recording;
                 info.peer = Some(log.path().display().to_string());
                 info.role = Some(FtRole::Recorder);
                 info.mode = FtProtection::Replay;
             }
             Protection::Replaying(log) => {
-                info.state = FtState::Replaying;
                 info.peer = Some(log.path().display().to_string());
                 info.role = Some(FtRole::Replayer);
                 info.mode = FtProtection::Replay;
             }
             Protection::Primary(side) => {
-                info.state = if side.connecting() && !self.succession.is_quiet() {
-                    FtState::Joining
-                } else {
-                    primary_state(side.primary.state())
-                };
                 info.role = Some(FtRole::Primary);
                 info.generation = side.primary.generation();
                 info.ack = side.ack();
@@ -56,7 +50,6 @@ impl Shell {
                 info.mode = protection(info.state);
             }
             Protection::Backup(side) => {
-                info.state = backup_state(side.backup.state());
                 info.role = Some(FtRole::Backup);
                 info.generation = side.backup.generation();
                 info.ack = side.ack();
@@ -65,7 +58,30 @@ impl Shell {
                 info.mode = protection(info.state);
             }
         }
-        Ok(ApiReply::FtInfo(Box::new(info)))
+        info
+    }
+
+    /// What this side is doing.
+    pub(super) fn ft_state(&self) -> FtState {
+        match &self.protection {
+            Protection::None => FtState::Off,
+            Protection::Recording(_) => FtState::Recording,
+            Protection::Replaying(_) => FtState::Replaying,
+            Protection::Primary(side) if side.connecting() && !self.succession.is_quiet() => {
+                FtState::Joining
+            }
+            Protection::Primary(side) => primary_state(side.primary.state()),
+            Protection::Backup(side) => backup_state(side.backup.state()),
+        }
+    }
+
+    /// The generation that this side is in, or was in last.
+    pub(super) fn generation(&self) -> u64 {
+        match &self.protection {
+            Protection::None | Protection::Recording(_) | Protection::Replaying(_) => 0,
+            Protection::Primary(side) => side.primary.generation(),
+            Protection::Backup(side) => side.identity().1,
+        }
     }
 }
 

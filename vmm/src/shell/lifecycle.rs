@@ -74,7 +74,8 @@ impl Shell {
             ApiRequest::VmmPing => return Ok(ApiReply::Ping(VmmPingResponse::of_this_process())),
             ApiRequest::VmInfo => return self.vm_info(),
             ApiRequest::VmCounters => return self.vm_counters(),
-            ApiRequest::FtInfo => return self.ft_info(),
+            ApiRequest::FtInfo => return Ok(ApiReply::FtInfo(self.ft_info().into())),
+            ApiRequest::FtMetrics => return Ok(ApiReply::FtMetrics(self.ft_info().into())),
             ApiRequest::VmmShutdown => self.outcome = Some(Outcome::Well),
             ApiRequest::VmCreate(config) => {
                 self.create(*config).map_err(|error| ApiError::failed(error.to_string()))?;

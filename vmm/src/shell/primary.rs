@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use ft::recorder::Noted;
 use ft::{Action, Chunk, DigestMode, Event, Gate, Happening, Link, Output, Primary, PrimaryState};
 use hypervisor::monotonic_ns;
-use serde_json::json;
 
 use super::logged::prologue;
 use super::primary_side::{
@@ -364,15 +363,15 @@ impl Shell {
         if !matches!(happening, Happening::JoinFailed { .. }) {
             self.statistics.happened(happening.to_string());
         }
-        self.events.report("ft", "happened", &json!({ "what": happening.to_string() }));
+        self.report_happening(happening);
         match happening {
             Happening::Protected { .. } => self.answer_protected(),
             Happening::JoinFailed { why } => {
                 let peer = self.primary_side().map(|side| side.peer.clone()).unwrap_or_default();
                 self.join_failed(&format!("the backup at {peer} could not be joined: {why}"));
             }
-            Happening::Diverged(_) => self.statistics.divergences += 1,
-            Happening::Joining
+            Happening::Diverged(_)
+            | Happening::Joining
             | Happening::PeerLost(_)
             | Happening::ArbiterUnreachable
             | Happening::Solo { .. }

@@ -3,9 +3,10 @@
 use std::time::Instant;
 
 use ft::recorder::Noted;
-use ft::{Chunk, Output};
-use serde_json::json;
+use ft::{Chunk, Happening, Output};
+use serde_json::{Value, json};
 
+use super::events::of_pair;
 use super::protection::Protection;
 use super::{Awaits, Outcome, Shell};
 use crate::api::{ApiError, ApiReply};
@@ -130,10 +131,32 @@ impl Shell {
     }
 
     fn on_divergence(&mut self, divergence: &DivergenceReport) {
-        self.statistics.divergences += 1;
-        self.statistics.happened(format!("The replay diverged at moment {}", divergence.moment));
-        self.events.report("ft", "diverged", &json!({ "moment": divergence.moment }));
+        // Of a pair's, both sides report it themselves.
+        if matches!(self.protection, Protection::Replaying(_)) {
+            self.statistics.divergences += 1;
+            self.statistics
+                .happened(format!("The replay diverged at moment {}", divergence.moment));
+            self.events.report("ft", "diverged", &json!({ "moment": divergence.moment }));
+        }
         self.on_diverged(divergence);
+    }
+
+    /// Counts and tells the event monitor what happened to the pair.
+    pub(super) fn report_happening(&mut self, happening: &Happening) {
+        if matches!(happening, Happening::Diverged(_)) {
+            self.statistics.divergences += 1;
+        }
+        self.report_ft("happened", json!({ "what": happening.to_string() }));
+        if let Some((event, properties)) = of_pair(happening, self.ft_state()) {
+            self.report_ft(event, properties);
+        }
+    }
+
+    /// Tells the event monitor about the pair: in which generation, and where the VM is.
+    pub(super) fn report_ft(&mut self, event: &str, mut properties: Value) {
+        properties["generation"] = self.generation().into();
+        properties["moment"] = self.statistics.moment.into();
+        self.events.report("ft", event, &properties);
     }
 
     fn on_ended(&mut self, ended: &Ended) {

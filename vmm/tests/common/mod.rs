@@ -88,6 +88,7 @@ impl StubVm {
                 None => Err(ApiError::failed("The VM is not protected.")),
             },
             ApiRequest::FtInfo => Ok(ApiReply::FtInfo(Box::new(self.ft_info()))),
+            ApiRequest::FtMetrics => Ok(ApiReply::FtMetrics(Box::new(self.ft_info()))),
         }
     }
 
@@ -127,6 +128,8 @@ impl StubVm {
 
     fn ft_info(&self) -> FtInfo {
         let Some(ft) = &self.ft else { return FtInfo::default() };
+        let what = "A backup joined.".to_owned();
+        let event = FtEvent { what, when_unix_ms: 1_000, ago_ms: 2_000, moment: Some(5) };
         let FtMode::Primary { peer, .. } = &ft.mode else { return FtInfo::default() };
         FtInfo {
             state: FtState::Protected,
@@ -135,7 +138,8 @@ impl StubVm {
             mode: FtProtection::Replay,
             ack: ft.ack,
             peer: Some(peer.to_string()),
-            last_event: Some(FtEvent { what: "A backup joined.".into(), ..Default::default() }),
+            last_event: Some(event.clone()),
+            events: vec![event],
             ..Default::default()
         }
     }
