@@ -552,6 +552,8 @@ impl Shell {
             running.lease.revoke();
         }
         self.discard();
+        // The next primary's VM has a story of its own.
+        self.succession = Succession::default();
         log::warn!("{reason}; waiting for another primary");
         let Protection::Backup(side) = &mut self.protection else { return Ok(()) };
         // The word that goes with the halt is still to be sent.

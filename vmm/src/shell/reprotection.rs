@@ -62,17 +62,22 @@ impl Shell {
         succession.standbys.enable(Some(&peer.to_string()));
         succession.ft = Some(ft.clone());
         succession.ordered = true;
-        let sought = self.seek_next();
+        let sought = match self.seek_next() {
+            Ok(false) => Err(Error::Refused(
+                "a backup cannot be looked for now: the VM is paused, or about to end".into(),
+            )),
+            sought => sought.map(drop),
+        };
         if sought.is_err() {
             self.give_up_unless_proven();
         }
         sought
     }
 
-    /// Joins whoever is next, if somebody is.
-    fn seek_next(&mut self) -> Result<(), Error> {
-        let Some(next) = self.succession.standbys.tick(now_ms()) else { return Ok(()) };
-        let Some(ft) = self.succession.ft.clone() else { return Ok(()) };
+    /// Joins whoever is next, if somebody is; whether somebody was.
+    fn seek_next(&mut self) -> Result<bool, Error> {
+        let Some(next) = self.succession.standbys.tick(now_ms()) else { return Ok(false) };
+        let Some(ft) = self.succession.ft.clone() else { return Ok(false) };
         let sought = next
             .standby
             .parse::<PeerAddress>()
@@ -81,7 +86,7 @@ impl Shell {
         if sought.is_err() {
             self.succession.standbys.failed(now_ms());
         }
-        sought
+        sought.map(|()| true)
     }
 
     pub(super) fn tick_succession(&mut self) {
