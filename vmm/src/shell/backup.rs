@@ -396,7 +396,8 @@ impl Shell {
 
     fn build_follower(&mut self, prologue: &Prologue) -> Result<(), Error> {
         let Description { config, cpuid, disk_sectors, protection } = described(prologue)?;
-        self.succession.described = Some(config.clone());
+        // What became of the VM that was followed before says nothing about this one.
+        self.succession = Succession::of(config.clone());
         self.statistics.begin(Instant::now());
         self.statistics.moment = 0;
         let config = apply_overrides(config, &self.invocation.overrides)?;
@@ -552,8 +553,6 @@ impl Shell {
             running.lease.revoke();
         }
         self.discard();
-        // The next primary's VM has a story of its own.
-        self.succession = Succession::default();
         log::warn!("{reason}; waiting for another primary");
         let Protection::Backup(side) = &mut self.protection else { return Ok(()) };
         // The word that goes with the halt is still to be sent.

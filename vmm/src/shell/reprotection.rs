@@ -41,6 +41,11 @@ impl Default for Succession {
 }
 
 impl Succession {
+    /// That of a VM that a primary described.
+    pub(super) fn of(described: VmConfig) -> Self {
+        Self { described: Some(described), ..Self::default() }
+    }
+
     /// Whether a standby is being looked for, or will be.
     pub(super) fn is_searching(&self) -> bool {
         self.standbys.is_enabled() && self.standbys.current().is_none()
