@@ -349,3 +349,33 @@ fn a_patch_of_a_page_that_was_never_there_is_a_divergence() {
     replay.push(&chunk).unwrap();
     assert!(matches!(replay.next_step(0), Err(Divergence::Log { .. })));
 }
+
+#[test]
+fn a_page_may_be_patched_beside_pages_that_take_its_place_in_memory() {
+    let mut log = Recorder::new(0, DigestMode::Off);
+    log.delta(1, vec![1], Some(vec![2])).unwrap();
+    let page = |fill: u8, first: u8| {
+        let mut page = [fill; PAGE_SIZE];
+        page[0] = first;
+        Page::from_bytes(&page)
+    };
+    // As many as are remembered; then the oldest is patched, beside as many new ones as fit.
+    log.pages(1, (0..4096).map(|frame| (frame, page(1, 1))));
+    log.delta(2, vec![1], None).unwrap();
+    let news = (5000..5200).map(|frame| (frame, page(3, 3)));
+    log.pages(2, [(0, page(1, 2))].into_iter().chain(news));
+    log.delta(3, vec![1], None).unwrap();
+    let mut replay = Replay::new(Start::Blank, 8192);
+    log.cut(3).iter().for_each(|chunk| replay.push(chunk).unwrap());
+    let (mut moment, mut patched) = (0, None);
+    loop {
+        match replay.next_step(moment).unwrap() {
+            Step::Delta { moment: next, pages, .. } => {
+                (moment, patched) = (next, pages.get(&0).cloned());
+            }
+            Step::Wait => break,
+            _ => {}
+        }
+    }
+    assert_eq!((moment, patched), (3, Some(page(1, 2))));
+}

@@ -174,8 +174,9 @@ impl Recorder {
                     None => whole.push((frame, page)),
                 }
             }
-            self.whole_pages(moment, whole);
+            // A whole page may be remembered in place of one that is patched here: patches first.
             self.patches(moment, patches);
+            self.whole_pages(moment, whole);
         }
     }
 
