@@ -127,7 +127,7 @@ impl Campaign<'_> {
         let _ = self.pair.guest().control()?.ask(&Ask::PowerOff);
         let ended = self.pair.primary().wait(Duration::from_secs(60))?;
         ensure!(ended == Ended::Exited(0), "the guest's end: {ended:?}\n{}", self.pair.describe());
-        let disk = self.pair.disk().context("the VM has no disk")?;
+        let disk = self.pair.disk()?;
         let disk = disk.recovered(&cluster.shared_dir().join("copy"))?;
         if !self.histories.is_empty() {
             let verdict = check(&self.histories, &disk.journal()?);

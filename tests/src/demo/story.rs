@@ -187,7 +187,7 @@ impl<'a> Act<'a> {
 
     /// What a power failure now would leave on the disk.
     fn read_outside(&self) -> Result<Vec<Record>> {
-        let disk = self.pair.disk().context("the VM has no disk")?;
+        let disk = self.pair.disk()?;
         disk.recovered(&self.cluster.shared_dir().join("disk-copy"))?.journal()
     }
 }

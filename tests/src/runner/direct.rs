@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::agent::Agent;
 use super::folders::host_agent;
 use super::namespace::Namespace;
-use super::network::{Network, PREFIX_LENGTH, host_address};
+use super::network::{Network, PREFIX_LENGTH, Place};
 
 /// Namespaces in place of a host.
 pub struct DirectHost {
@@ -27,16 +27,22 @@ pub struct DirectHost {
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Makes a namespace that is in the network as a host is: with a bridge of its own, which others can be plugged into.
+pub(crate) fn join(place: Place, network: &Network) -> Result<Namespace> {
+    let namespace = Namespace::create()?;
+    namespace.ip("link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0")?;
+    network.add_cable(place, &namespace)?;
+    let mac = place.mac();
+    namespace.ip(&format!("link set eth0 address {mac} master br0 up"))?;
+    namespace.ip(&format!("link set br0 address {mac} up"))?;
+    namespace.ip(&format!("address add {}/{PREFIX_LENGTH} dev br0", place.address()))?;
+    Ok(namespace)
+}
+
 impl DirectHost {
     /// Makes the host and plugs it into the network.
     pub fn start(index: usize, network: &Network) -> Result<(Self, Agent)> {
-        let namespace = Namespace::create()?;
-        namespace.ip("link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0")?;
-        network.add_cable(index, &namespace)?;
-        let mac = format!("52:54:00:77:00:{index:02x}");
-        namespace.ip(&format!("link set eth0 address {mac} master br0 up"))?;
-        namespace.ip(&format!("link set br0 address {mac} up"))?;
-        namespace.ip(&format!("address add {}/{PREFIX_LENGTH} dev br0", host_address(index)))?;
+        let namespace = join(Place::Host(index), network)?;
         let (ours, theirs) = UnixStream::pair()?;
         // The first process of a process namespace takes all others with it, however it ends; and it ends with us.
         let mut command = Command::new("unshare");

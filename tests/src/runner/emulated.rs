@@ -16,14 +16,14 @@ use anyhow::{Context, Result, bail, ensure};
 use super::agent::Agent;
 use super::folders::{Cache, host_agent};
 use super::namespace::Namespace;
-use super::network::{PREFIX_LENGTH, host_address, port};
+use super::network::{PREFIX_LENGTH, Place};
 use super::visible::{self, Shown};
 use crate::initramfs::{Archive, ModuleTree};
 
 /// What an emulated host is made of.
 pub struct Emulation<'a> {
-    /// Which host of its cluster it is.
-    pub index: usize,
+    /// Which one of its cluster it is.
+    pub place: Place,
     /// Memory, in MiB.
     pub memory_mib: u32,
     /// Its CPUs.
@@ -34,6 +34,10 @@ pub struct Emulation<'a> {
     pub run: &'a Path,
     /// Files that must be visible inside although they lie where the host has its own.
     pub visible: &'a [PathBuf],
+    /// Modules of its kernel, beside those that every host needs.
+    pub modules: &'a [&'a str],
+    /// The image of its disk, if it has one.
+    pub disk: Option<&'a Path>,
 }
 
 /// A running emulated host.
@@ -69,15 +73,24 @@ pub struct Booting {
 impl Emulation<'_> {
     /// Starts the host.
     pub fn start(&self, cache: &Cache) -> Result<Booting> {
-        let initramfs = self.run.join(format!("host{}.initramfs", self.index));
+        let initramfs = self.file("initramfs");
         std::fs::write(&initramfs, self.initramfs(cache)?)
             .with_context(|| format!("cannot write {}", initramfs.display()))?;
-        let console = self.run.join(format!("host{}.console", self.index));
+        let console = self.file("console");
         let (agent_port, inner_port) = UnixStream::pair()?;
         let mut command = self.qemu(cache, &initramfs, &console, &inner_port)?;
         pass_on(&mut command, inner_port.into());
         let qemu = self.namespace.spawn(command).context("cannot start QEMU")?;
         Ok(Booting { host: EmulatedHost { qemu: Mutex::new(qemu), console }, agent_port })
+    }
+
+    /// The path of one of its files, in the folder of the run.
+    fn file(&self, kind: &str) -> PathBuf {
+        let name = match self.place {
+            Place::Host(index) => format!("host{index}"),
+            Place::Storage => "storage".to_owned(),
+        };
+        self.run.join(format!("{name}.{kind}"))
     }
 
     fn qemu(
@@ -88,7 +101,7 @@ impl Emulation<'_> {
         agent_port: &UnixStream,
     ) -> Result<Command> {
         let mut command = Command::new(cache.qemu());
-        let (index, tap, agent_port) = (self.index, port(self.index), agent_port.as_raw_fd());
+        let (tap, mac, agent_port) = (self.place.port(), self.place.mac(), agent_port.as_raw_fd());
         command
             .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
             .args(["-M", "q35", "-accel", "tcg", "-cpu", "EPYC,+svm,+npt"])
@@ -102,15 +115,20 @@ impl Emulation<'_> {
             .args(["-fsdev", "local,id=outer,path=/,security_model=passthrough,multidevs=remap"])
             .args(["-device", "virtio-9p-pci,fsdev=outer,mount_tag=outer"])
             .args(["-netdev", &format!("tap,id=net,ifname={tap},script=no,downscript=no")])
-            .args(["-device", &format!("virtio-net-pci,netdev=net,romfile=,mac={}", mac(index))])
+            .args(["-device", &format!("virtio-net-pci,netdev=net,romfile=,mac={mac}")])
             .args(["-device", "virtio-rng-pci", "-device", "virtio-serial-pci"])
             .args(["-chardev", &format!("socket,id=agent,fd={agent_port}")])
             .args(["-device", "virtserialport,chardev=agent,name=agent"])
             .arg("-serial")
             .arg(format!("file:{}", console.display()));
+        if let Some(disk) = self.disk {
+            command
+                .args(["-drive", &format!("if=none,id=disk,format=raw,file={}", disk.display())])
+                .args(["-device", "virtio-blk-pci,drive=disk"]);
+        }
         command.stdin(Stdio::null()).stdout(Stdio::null());
         // It warns of each feature of the CPU that it does not emulate; of interest only if it fails.
-        command.stderr(File::create(self.run.join(format!("host{index}.qemu")))?);
+        command.stderr(File::create(self.file("qemu"))?);
         // A Ctrl-C at the terminal is for the runner, which ends its hosts in order.
         command.process_group(0);
         Ok(command)
@@ -118,7 +136,8 @@ impl Emulation<'_> {
 
     fn initramfs(&self, cache: &Cache) -> Result<Vec<u8>> {
         let busybox = std::fs::read(cache.busybox()).context("cannot read busybox")?;
-        let mut modules = ModuleTree::open(&cache.modules())?.closure(&MODULES)?;
+        let names = [&MODULES, self.modules].concat();
+        let mut modules = ModuleTree::open(&cache.modules())?.closure(&names)?;
         let mut archive = Archive::new();
         for folder in ["bin", "dev", "proc", "sys", "modules", "outer", "kept"] {
             archive.folder(folder);
@@ -134,7 +153,7 @@ impl Emulation<'_> {
             archive.file(&format!("modules/{}.ko", module.name), &module.content);
             names.push(module.name.as_str());
         }
-        let address = host_address(self.index);
+        let address = self.place.address();
         let agent = host_agent()?;
         archive.file("kept.list", self.kept(&agent)?.as_bytes());
         archive.file(
@@ -249,11 +268,6 @@ fn pass_on(command: &mut Command, descriptor: OwnedFd) {
     };
     // SAFETY: between fork and exec only fcntl is called, which is safe after a fork.
     unsafe { command.pre_exec(inherit) };
-}
-
-/// A locally administered hardware address.
-fn mac(index: usize) -> String {
-    format!("52:54:00:77:00:{index:02x}")
 }
 
 /// A path as one word of a shell.

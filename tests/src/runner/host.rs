@@ -15,11 +15,12 @@ use anyhow::{Context, Result, bail, ensure};
 use super::agent::{Agent, Ended, Event, Events, Order};
 use super::direct::DirectHost;
 use super::emulated::EmulatedHost;
-use super::network::host_address;
+use super::network::{Place, STORAGE_ADDRESS};
+use super::storage::MOUNT_POINT;
 
 /// A host of a cluster.
 pub struct Host {
-    index: usize,
+    place: Place,
     agent: Arc<Agent>,
     body: Body,
 }
@@ -41,8 +42,8 @@ pub struct Output {
 }
 
 impl Host {
-    pub(super) fn new(index: usize, agent: Agent, body: Body) -> Self {
-        Self { index, agent: Arc::new(agent), body }
+    pub(super) fn new(place: Place, agent: Agent, body: Body) -> Self {
+        Self { place, agent: Arc::new(agent), body }
     }
 
     /// Whether it has a kernel, and so a `/run` and a `/tmp`, of its own.
@@ -52,7 +53,7 @@ impl Host {
 
     /// Its address in the network.
     pub fn address(&self) -> Ipv4Addr {
-        host_address(self.index)
+        self.place.address()
     }
 
     /// Runs a command to its end and collects what it says.
@@ -120,6 +121,20 @@ impl Host {
             Body::Emulated(host) => host.resume(),
             Body::Direct(host) => host.resume(),
         }
+    }
+
+    /// Mounts what the storage exports at [`MOUNT_POINT`], as a user would who wants to lose nothing: a host that does not
+    /// reach the storage waits for it, for as long as it takes. Once is enough.
+    pub fn mount_nfs(&self) -> Result<()> {
+        ensure!(self.is_emulated(), "only an emulated host has a kernel of its own to mount with");
+        let (server, client) = (STORAGE_ADDRESS, self.address());
+        // The tool that would look these addresses up is no part of a host.
+        let options = format!("vers=4.2,hard,addr={server},clientaddr={client}");
+        self.shell(&format!(
+            "grep -q ' {MOUNT_POINT} nfs4 ' /proc/mounts || \
+             {{ mkdir -p {MOUNT_POINT} && mount -i -t nfs4 -o {options} {server}:/ {MOUNT_POINT}; }}"
+        ))
+        .map(drop)
     }
 
     /// Makes a tap and plugs it into the host's bridge, for the network card of a guest.

@@ -6,15 +6,19 @@
 //!   client (this process)          host 0                       host 1
 //!   10.77.0.1 on bridge "lan" ──── port0 ═ eth0 in br0, .11     port1 ═ eth0 in br0, .12
 //!                                          └ tap of a guest             └ tap of a guest
+//!
+//!   storage: an NFS server, .2 on port "storage", if asked for
 //! ```
 
 pub mod agent;
-mod direct;
+mod cuts;
+pub(crate) mod direct;
 mod emulated;
 mod folders;
 mod host;
 mod namespace;
 pub mod network;
+mod storage;
 mod visible;
 mod witness;
 
@@ -24,10 +28,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result, bail, ensure};
 
 pub use agent::{Ended, Order};
+pub use cuts::{Cut, Cuts, Party, Traffic};
 pub use folders::{Cache, binaries, repository};
 pub use host::{Host, Output, RemoteProcess};
 pub use namespace::Namespace;
-pub use network::Network;
+pub use network::{Network, Place};
+pub use storage::{MOUNT_POINT, Storage};
 pub use visible::is_own_folder;
 pub use witness::{Speech, Witness};
 
@@ -98,6 +104,8 @@ pub struct Options {
     pub cpus: u32,
     /// How they are made.
     pub kind: Kind,
+    /// Whether there is an NFS server, which the hosts can mount. They are emulated then.
+    pub nfs: bool,
     /// Files and folders that must be visible on the hosts even if they are in `/tmp` or `/run`, of which each
     /// emulated host has its own. All others are visible anyhow.
     pub visible: Vec<PathBuf>,
@@ -106,7 +114,14 @@ pub struct Options {
 impl Options {
     /// So many hosts, made as this machine can.
     pub fn new(hosts: usize) -> Result<Self> {
-        Ok(Self { hosts, memory_mib: 2048, cpus: 1, kind: Kind::choose()?, visible: Vec::new() })
+        let (memory_mib, cpus, kind) = (2048, 1, Kind::choose()?);
+        Ok(Self { hosts, memory_mib, cpus, kind, nfs: false, visible: Vec::new() })
+    }
+
+    /// With an NFS server. A machine's own kernel is not asked to mount it, let alone to serve it: the hosts are emulated,
+    /// whatever this machine can do.
+    pub fn with_nfs(self) -> Self {
+        Self { nfs: true, kind: Kind::Virtual, ..self }
     }
 
     /// Makes sure that this file or folder is visible on the hosts.
@@ -119,6 +134,7 @@ impl Options {
 pub struct Cluster {
     // Dropped in this order: the hosts before the network they are in, the folder last.
     hosts: Vec<Host>,
+    storage: Option<Storage>,
     network: Network,
     cache: Cache,
     folder: RunFolder,
@@ -138,11 +154,11 @@ impl Cluster {
         let cache = Cache::open()?;
         let folder = RunFolder::create(&cache)?;
         let network = Network::create().context("cannot make the network of the hosts")?;
-        let hosts = match options.kind {
+        let (hosts, storage) = match options.kind {
             Kind::Virtual => start_virtual(options, &cache, &folder, &network)?,
-            Kind::Direct => start_direct(options, &network)?,
+            Kind::Direct => (start_direct(options, &network)?, None),
         };
-        Ok(Self { hosts, network, cache, folder })
+        Ok(Self { hosts, storage, network, cache, folder })
     }
 
     /// The hosts.
@@ -153,6 +169,11 @@ impl Cluster {
     /// A host, by its index.
     pub fn host(&self, index: usize) -> &Host {
         &self.hosts[index]
+    }
+
+    /// The storage that they share over NFS.
+    pub fn storage(&self) -> Result<&Storage> {
+        self.storage.as_ref().context("this cluster was made without NFS")
     }
 
     /// The network between them.
@@ -186,31 +207,41 @@ fn start_virtual(
     cache: &Cache,
     folder: &RunFolder,
     network: &Network,
-) -> Result<Vec<Host>> {
+) -> Result<(Vec<Host>, Option<Storage>)> {
+    let emulation = |place| Emulation {
+        place,
+        memory_mib: options.memory_mib,
+        cpus: options.cpus,
+        namespace: network.namespace(),
+        run: folder.path(),
+        visible: &options.visible,
+        modules: if options.nfs { &storage::CLIENT_MODULES } else { &[] },
+        disk: None,
+    };
     let boot = |index| {
-        network.add_tap(index)?;
-        let emulation = Emulation {
-            index,
-            memory_mib: options.memory_mib,
-            cpus: options.cpus,
-            namespace: network.namespace(),
-            run: folder.path(),
-            visible: &options.visible,
-        };
-        emulation.start(cache)
+        network.add_tap(Place::Host(index))?;
+        emulation(Place::Host(index)).start(cache)
     };
     let booting: Vec<_> = (0..options.hosts).map(boot).collect::<Result<_>>()?;
+    let storage = if options.nfs {
+        network.add_tap(Place::Storage)?;
+        Some(Storage::start(emulation(Place::Storage), cache)?)
+    } else {
+        None
+    };
     let host = |(index, host): (usize, emulated::Booting)| {
         let (body, agent) = host.wait()?;
-        Ok(Host::new(index, agent, Body::Emulated(body)))
+        Ok(Host::new(Place::Host(index), agent, Body::Emulated(body)))
     };
-    booting.into_iter().enumerate().map(host).collect()
+    let hosts = booting.into_iter().enumerate().map(host).collect::<Result<_>>()?;
+    Ok((hosts, storage))
 }
 
 fn start_direct(options: &Options, network: &Network) -> Result<Vec<Host>> {
+    ensure!(!options.nfs, "there is an NFS server for emulated hosts only");
     let host = |index| {
         let (body, agent) = DirectHost::start(index, network)?;
-        Ok(Host::new(index, agent, Body::Direct(body)))
+        Ok(Host::new(Place::Host(index), agent, Body::Direct(body)))
     };
     (0..options.hosts).map(host).collect()
 }

@@ -5,11 +5,11 @@
 //! clean up, and two runs cannot be in each other's way.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
@@ -81,13 +81,27 @@ impl Namespace {
 
     /// Runs a tool with these words inside the namespace; what it says belongs to the error if it fails.
     pub fn tool(&self, tool: &str, words: &str) -> Result<()> {
+        self.tool_with_input(tool, words, "")
+    }
+
+    /// Does the same with this on its standard input, which must be short.
+    pub fn tool_with_input(&self, tool: &str, words: &str, input: &str) -> Result<()> {
         let mut command = Command::new(tool);
         command.args(words.split_whitespace());
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let run = move || {
+            let mut child = command.spawn()?;
+            if let Some(mut stdin) = child.stdin.take() {
+                // A tool that needs no input may end before it has read any.
+                let _ = stdin.write_all(input.as_bytes());
+            }
+            child.wait_with_output()
+        };
         let output = self
-            .run(move || command.output())
+            .run(run)
             .with_context(|| format!("cannot run {tool}; scripts/lib/deps.sh installs it"))?;
         let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "'{tool} {words}' failed: {}", said.trim());
+        ensure!(output.status.success(), "'{tool} {words}' failed: {}\n{input}", said.trim());
         Ok(())
     }
 

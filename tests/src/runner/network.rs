@@ -1,8 +1,11 @@
-//! The network outside the hosts: a bridge, one port for each host, and the client's address on the bridge itself.
+//! The network outside the hosts: a bridge, one port for each host and for the storage, and the client's address on the
+//! bridge itself.
 //!
-//! Owns the namespace these are in, and the breaking and mending of links. Does not own what is inside a host.
+//! Owns the namespace these are in, and the cables. What is cut while the cables are in is `cuts`' matter; what is inside a
+//! host is not of concern here.
 
 use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use anyhow::Result;
 
@@ -13,6 +16,9 @@ pub const PREFIX_LENGTH: u8 = 24;
 
 /// The address of the client, which stands beside the hosts.
 pub const CLIENT_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+
+/// The address of the storage, which the hosts share.
+pub const STORAGE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
 
 /// The address of a host, by its index.
 pub fn host_address(index: usize) -> Ipv4Addr {
@@ -29,12 +35,49 @@ fn address(first: u8, index: usize) -> Ipv4Addr {
     Ipv4Addr::new(10, 77, 0, last.expect("a network of tests has fewer than 100 hosts"))
 }
 
+/// Who has a cable into the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A host, by its index. Its guests share its cable.
+    Host(usize),
+    /// The storage that the hosts share.
+    Storage,
+}
+
+impl Place {
+    /// Its address.
+    pub fn address(self) -> Ipv4Addr {
+        match self {
+            Self::Host(index) => host_address(index),
+            Self::Storage => STORAGE_ADDRESS,
+        }
+    }
+
+    /// The hardware address of its network card: locally administered, and unlike those of guests in the fifth byte.
+    pub fn mac(self) -> String {
+        match self {
+            Self::Host(index) => format!("52:54:00:77:00:{index:02x}"),
+            Self::Storage => "52:54:00:77:00:ff".to_owned(),
+        }
+    }
+
+    /// The name of its port in the bridge.
+    pub fn port(self) -> String {
+        match self {
+            Self::Host(index) => format!("port{index}"),
+            Self::Storage => "storage".to_owned(),
+        }
+    }
+}
+
 /// Whatever is sent here is gone.
-const SINK: &str = "sink";
+pub(super) const SINK: &str = "sink";
 
 /// The network of one cluster.
 pub struct Network {
     namespace: Namespace,
+    /// How many filters there have been; tells them apart.
+    filters: AtomicU16,
 }
 
 impl Network {
@@ -49,7 +92,7 @@ impl Network {
         namespace.ip("link set lan up")?;
         namespace.ip(&format!("tuntap add {SINK} mode tap"))?;
         namespace.ip(&format!("link set {SINK} up"))?;
-        Ok(Self { namespace })
+        Ok(Self { namespace, filters: AtomicU16::new(0) })
     }
 
     /// The namespace in which the client is.
@@ -57,69 +100,39 @@ impl Network {
         &self.namespace
     }
 
+    pub(super) fn next_filter(&self) -> u16 {
+        self.filters.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
     /// Makes the tap for the network card of an emulated host and plugs it in.
-    pub fn add_tap(&self, index: usize) -> Result<()> {
-        self.namespace.ip(&format!("tuntap add {} mode tap", port(index)))?;
-        self.plug(index)
+    pub fn add_tap(&self, place: Place) -> Result<()> {
+        self.namespace.ip(&format!("tuntap add {} mode tap", place.port()))?;
+        self.add_port(place)
     }
 
     /// Makes a cable whose other end, `eth0`, is in the namespace of a host.
-    pub fn add_cable(&self, index: usize, host: &Namespace) -> Result<()> {
-        let (port, host) = (port(index), host.path());
+    pub fn add_cable(&self, place: Place, host: &Namespace) -> Result<()> {
+        let (port, host) = (place.port(), host.path());
         let host = host.display();
-        self.namespace.ip(&format!("link add {port} type veth peer name far{index}"))?;
-        self.namespace.ip(&format!("link set far{index} netns {host} name eth0"))?;
-        self.plug(index)
+        self.namespace.ip(&format!("link add {port} type veth peer name far"))?;
+        self.namespace.ip(&format!("link set far netns {host} name eth0"))?;
+        self.add_port(place)
     }
 
-    fn plug(&self, index: usize) -> Result<()> {
-        self.namespace.ip(&format!("link set {} master lan up", port(index)))
+    fn add_port(&self, place: Place) -> Result<()> {
+        let port = place.port();
+        // Where cuts put their filters.
+        self.namespace.tool("tc", &format!("qdisc add dev {port} clsact"))?;
+        self.namespace.ip(&format!("link set {port} master lan up"))
     }
 
-    /// Cuts a host off: nothing comes in, nothing goes out.
-    pub fn cut(&self, index: usize) -> Result<()> {
-        self.namespace.ip(&format!("link set {} down", port(index)))
+    /// Pulls a cable: nothing comes in, nothing goes out.
+    pub fn unplug(&self, place: Place) -> Result<()> {
+        self.namespace.ip(&format!("link set {} down", place.port()))
     }
 
-    /// Undoes whatever was done to a host's link.
-    pub fn mend(&self, index: usize) -> Result<()> {
-        let port = port(index);
-        self.namespace.ip(&format!("link set {port} up"))?;
-        self.namespace.tool("bridge", &format!("link set dev {port} isolated off"))?;
-        // There is nothing to remove if the host was not muted.
-        let _ = self.namespace.tool("tc", &format!("qdisc del dev {port} ingress"));
-        Ok(())
+    /// Undoes [`Self::unplug`].
+    pub fn plug_in(&self, place: Place) -> Result<()> {
+        self.namespace.ip(&format!("link set {} up", place.port()))
     }
-
-    /// Cuts one way: the host still hears all others, but nobody hears it.
-    pub fn mute(&self, index: usize) -> Result<()> {
-        self.drop_from(index, "protocol all", "match u32 0 0")
-    }
-
-    /// Cuts one way between two hosts: the first still hears the second, which does not hear the first. The client and
-    /// guests hear both.
-    pub fn mute_towards(&self, index: usize, other: usize) -> Result<()> {
-        let address = host_address(other);
-        self.drop_from(index, "protocol ip", &format!("match ip dst {address}/32"))
-    }
-
-    /// Drops what comes from a host and matches.
-    fn drop_from(&self, index: usize, protocol: &str, matches: &str) -> Result<()> {
-        let port = port(index);
-        // It is there already if the host is muted towards another one.
-        let _ = self.namespace.tool("tc", &format!("qdisc add dev {port} ingress"));
-        // Plain dropping is a module that some kernels lack; what is sent to a link without a reader is dropped, too.
-        let filter = format!("filter add dev {port} ingress {protocol} u32 {matches}");
-        self.namespace.tool("tc", &format!("{filter} action mirred egress redirect dev {SINK}"))
-    }
-
-    /// Cuts a host off from all other isolated hosts, but not from the client.
-    pub fn isolate(&self, index: usize) -> Result<()> {
-        self.namespace.tool("bridge", &format!("link set dev {} isolated on", port(index)))
-    }
-}
-
-/// The name of a host's port in the bridge.
-pub fn port(index: usize) -> String {
-    format!("port{index}")
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::Cluster;
-use super::network::port;
+use super::network::Place;
 
 /// A stretch of frames that all came from one host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,7 +108,7 @@ fn note(heard: &mut Vec<Speech>, host_index: usize) {
 
 /// The number of a host's port, as this namespace counts its interfaces.
 fn port_number(host_index: usize) -> io::Result<i32> {
-    let name = std::ffi::CString::new(port(host_index)).map_err(io::Error::other)?;
+    let name = std::ffi::CString::new(Place::Host(host_index).port()).map_err(io::Error::other)?;
     // SAFETY: the name is a string that ends with a zero, and lives until the call returns.
     match unsafe { libc::if_nametoindex(name.as_ptr()) } {
         0 => Err(io::Error::last_os_error()),

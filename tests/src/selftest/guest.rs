@@ -17,7 +17,7 @@ use crate::guest::protocol::{
     Answer, Ask, COMPUTE_PORT, CONTROL_PORT, DONE_MARK, ECHO_PORT, HISTORY_PORT, JOURNAL_PORT,
     READY_MARK, SINK_PORT, SOURCE_PORT,
 };
-use crate::runner::network::{CLIENT_ADDRESS, guest_address, port};
+use crate::runner::network::{CLIENT_ADDRESS, Place, guest_address};
 use crate::runner::{Cache, Cluster, Network, Options, Order};
 
 /// A guest under QEMU, on the network of the client.
@@ -34,8 +34,9 @@ impl PlainGuest {
         let cache = Cache::open()?;
         let folder = tempfile::tempdir()?;
         let network = Network::create()?;
-        network.add_tap(0)?;
-        let words = command_line(&cache, folder.path(), &port(0), ["tcg", "EPYC"], words)?;
+        network.add_tap(Place::Host(0))?;
+        let words =
+            command_line(&cache, folder.path(), &Place::Host(0).port(), ["tcg", "EPYC"], words)?;
         let (program, arguments) = words.split_first().context("an empty command line")?;
         let mut command = Command::new(program);
         command.args(arguments).stdin(Stdio::null()).stderr(Stdio::null());

@@ -5,7 +5,9 @@ use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use crate::runner::network::CLIENT_ADDRESS;
-use crate::runner::{Cache, Cluster, Ended, Host, Kind, Options, Order};
+use crate::runner::{
+    Cache, Cluster, Cut, Ended, Host, Kind, Options, Order, Party, Place, Traffic,
+};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -21,26 +23,16 @@ fn do_everything(kind: Kind) {
     storage_is_shared(&cluster);
     assert!(reaches(first, second) && reaches(second, first));
 
-    cluster.network().cut(1).unwrap();
+    cluster.network().unplug(Place::Host(1)).unwrap();
     assert!(!reaches(first, second));
     second.ping().unwrap();
-    cluster.network().mend(1).unwrap();
+    cluster.network().plug_in(Place::Host(1)).unwrap();
     assert!(reaches(first, second));
 
-    for index in [0, 1] {
-        cluster.network().isolate(index).unwrap();
-    }
+    let everything = Cut::both_ways(Party::Host(0), Party::Host(1), Traffic::Everything);
+    let cuts = cluster.network().cut(&everything).unwrap();
     assert!(!reaches(first, second) && reaches_client(&cluster, first));
-    for index in [0, 1] {
-        cluster.network().mend(index).unwrap();
-    }
-    assert!(reaches(first, second));
-
-    cluster.network().mute_towards(0, 1).unwrap();
-    assert!(!reaches(first, second) && reaches_client(&cluster, first));
-    cluster.network().mute(0).unwrap();
-    assert!(!reaches(first, second));
-    cluster.network().mend(0).unwrap();
+    cuts.mend().unwrap();
     assert!(reaches(first, second));
 
     let mut sleeper = second.spawn(Order::new(["sleep", "1000"])).unwrap();

@@ -3,5 +3,7 @@
 //! Owns a guest under plain QEMU, against which services and client are tried. They need root, and take the tests'
 //! dependencies for granted like the others.
 
+mod cuts;
 mod guest;
 mod hosts;
+mod nfs;

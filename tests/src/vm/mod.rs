@@ -17,7 +17,7 @@ mod wait;
 
 pub use guest::GuestClient;
 pub use info::{Delay, FtInfo, LogTraffic, Occurrence};
-pub use options::{Acknowledgement, Arbiter, PairOptions, VmOptions};
+pub use options::{Acknowledgement, Arbiter, PairOptions, Share, VmOptions};
 pub use pair::{Pair, Takeover};
 pub use prepare::initramfs;
 pub use process::{Event, VmmProcess};

@@ -6,9 +6,20 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
+use super::prepare::VmDisk;
 use crate::etcd::EtcdServer;
 use crate::runner::Cluster;
 use crate::runner::network::{CLIENT_ADDRESS, PREFIX_LENGTH, guest_address};
+
+/// Storage that the hosts share.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Share {
+    /// A folder that all of them, and the client, see at the same path.
+    #[default]
+    Folder,
+    /// An NFS export; the cluster must have been made with one. Images on it are opened past the hosts' caches.
+    Nfs,
+}
 
 /// What a VM is made of.
 #[derive(Clone, Debug)]
@@ -17,6 +28,8 @@ pub struct VmOptions {
     pub memory_mib: u32,
     /// Size of its disk, in MiB; there is none if this is zero.
     pub disk_mib: u32,
+    /// Where its disk's image is.
+    pub disk_on: Share,
     /// Which of the guests' addresses it has, and so which MAC address.
     pub address_index: usize,
     /// The kernel; the stock one, as ELF, if not given.
@@ -32,6 +45,7 @@ impl Default for VmOptions {
         Self {
             memory_mib: 256,
             disk_mib: 64,
+            disk_on: Share::default(),
             address_index: 0,
             kernel: None,
             cmdline: Vec::new(),
@@ -57,7 +71,7 @@ impl VmOptions {
         &self,
         cluster: &Cluster,
         initramfs: &Path,
-        disk: Option<&Path>,
+        disk: Option<&VmDisk>,
     ) -> Result<Vec<String>> {
         let kernel = self.kernel.clone().unwrap_or_else(|| cluster.cache().vmlinux());
         let mut words = vec![
@@ -80,7 +94,7 @@ impl VmOptions {
             ),
         ];
         if let Some(disk) = disk {
-            words.extend(["--disk".to_owned(), format!("path={}", disk.display())]);
+            words.extend(["--disk".to_owned(), disk.words()]);
         }
         words.extend(self.arguments.iter().cloned());
         Ok(words)
@@ -127,6 +141,8 @@ pub enum Arbiter {
     /// Files in a folder of the storage that both hosts share.
     #[default]
     SharedFolder,
+    /// Files in a folder on the NFS export; the cluster must have been made with one.
+    NfsFolder,
     /// An etcd server beside the hosts ([`EtcdServer`]).
     Etcd,
     /// Nobody.
@@ -174,7 +190,7 @@ impl PairOptions {
     /// What the primary's `--ft`, and `ch-remote ft-enable`, is told.
     pub fn primary_fields(&self, peer: &str, arbiter: &Path) -> String {
         let arbiter = match self.arbiter {
-            Arbiter::SharedFolder => format!("file:{}", arbiter.display()),
+            Arbiter::SharedFolder | Arbiter::NfsFolder => format!("file:{}", arbiter.display()),
             Arbiter::Etcd => EtcdServer::arbiter(),
             Arbiter::None => "none".to_owned(),
         };

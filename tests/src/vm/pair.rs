@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
-use super::prepare::{Prepared, new_path, prepare};
+use super::prepare::{Prepared, VmDisk, arbiter_folder, prepare};
 use super::single::{BOOT_TIMEOUT, SHUTDOWN_TIMEOUT};
 use super::wait::wait_until;
-use super::{Arbiter, FtInfo, GuestClient, PairOptions, VmmProcess};
+use super::{Arbiter, FtInfo, GuestClient, PairOptions, Share, VmmProcess};
 use crate::guest::disk::DiskImage;
 use crate::runner::network::guest_address;
 use crate::runner::{Cluster, Ended};
@@ -21,7 +21,7 @@ pub struct Pair<'a> {
     cluster: &'a Cluster,
     options: PairOptions,
     arbiter: PathBuf,
-    disk: Option<DiskImage>,
+    disk: Option<VmDisk>,
     guest: GuestClient<'a>,
     primary: VmmProcess<'a>,
     backup: Option<VmmProcess<'a>>,
@@ -64,8 +64,12 @@ impl<'a> Pair<'a> {
     /// Starts the VMMs; does not wait for the guest.
     pub fn launch(cluster: &'a Cluster, options: PairOptions, protected: bool) -> Result<Self> {
         let Prepared { mut words, disk } = prepare(cluster, &options.vm)?;
-        let arbiter = new_path(cluster, "arbiter");
-        std::fs::create_dir(&arbiter)?;
+        let arbiter = match options.arbiter {
+            Arbiter::NfsFolder => arbiter_folder(cluster, Share::Nfs)?,
+            Arbiter::SharedFolder | Arbiter::Etcd | Arbiter::None => {
+                arbiter_folder(cluster, Share::Folder)?
+            }
+        };
         let mut backup = None;
         if protected {
             backup = Some(start_backup(cluster, &options, 1)?);
@@ -118,9 +122,9 @@ impl<'a> Pair<'a> {
         self.guest
     }
 
-    /// The disk's image, which both hosts see.
-    pub fn disk(&self) -> Option<&DiskImage> {
-        self.disk.as_ref()
+    /// The disk's image as it is now: for a look from outside, not to be written.
+    pub fn disk(&self) -> Result<DiskImage> {
+        self.disk.as_ref().context("the VM has no disk")?.look(self.cluster)
     }
 
     /// The arbiter's folder, which both hosts see.

@@ -2,22 +2,91 @@
 //!
 //! Owns their places in the storage that the hosts share.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
 
-use super::VmOptions;
+use super::{Share, VmOptions};
 use crate::guest::disk::DiskImage;
 use crate::guest::image::write_initramfs;
-use crate::runner::Cluster;
+use crate::runner::{Cluster, Host, Storage};
 
 /// What a VM starts with, on whichever host.
 pub(super) struct Prepared {
     /// The VMM's command line, but for what differs from one VMM to the other.
     pub words: Vec<String>,
     /// The disk, if there is one.
-    pub disk: Option<DiskImage>,
+    pub disk: Option<VmDisk>,
+}
+
+/// The image of a VM's disk, and where it is.
+pub(super) struct VmDisk {
+    /// In the shared folder; where it was made, if it is used elsewhere.
+    image: DiskImage,
+    /// Its name on the NFS export, if that is where it is used.
+    exported: Option<String>,
+}
+
+impl VmDisk {
+    fn make(cluster: &Cluster, options: &VmOptions) -> Result<Self> {
+        let path = new_path(cluster, "disk");
+        let image = DiskImage::create(&path, options.disk_mib)?;
+        let exported = match options.disk_on {
+            Share::Folder => None,
+            Share::Nfs => {
+                let name = file_name(&path)?;
+                cluster.storage()?.put(&path, &name)?;
+                mount_nfs(cluster)?;
+                Some(name)
+            }
+        };
+        Ok(Self { image, exported })
+    }
+
+    /// The words of `--disk`.
+    pub fn words(&self) -> String {
+        match &self.exported {
+            None => format!("path={}", self.image.path().display()),
+            Some(name) => format!("path={},direct=on", Storage::mounted(name).display()),
+        }
+    }
+
+    /// The image as it is now, for a look from outside.
+    pub fn look(&self, cluster: &Cluster) -> Result<DiskImage> {
+        let Some(name) = &self.exported else { return Ok(DiskImage::open(self.image.path())) };
+        let path = new_path(cluster, "fetched");
+        cluster.storage()?.get(name, &path)?;
+        Ok(DiskImage::open(&path))
+    }
+}
+
+/// A new folder for an arbiter, as the hosts see it.
+pub(super) fn arbiter_folder(cluster: &Cluster, on: Share) -> Result<PathBuf> {
+    let path = new_path(cluster, "arbiter");
+    match on {
+        Share::Folder => {
+            std::fs::create_dir(&path)?;
+            Ok(path)
+        }
+        Share::Nfs => {
+            let name = file_name(&path)?;
+            cluster.storage()?.make_folder(&name)?;
+            mount_nfs(cluster)?;
+            Ok(Storage::mounted(&name))
+        }
+    }
+}
+
+/// Mounts the NFS export on all hosts that live.
+fn mount_nfs(cluster: &Cluster) -> Result<()> {
+    let alive = cluster.hosts().iter().filter(|host| host.ping().is_ok());
+    alive.into_iter().try_for_each(Host::mount_nfs)
+}
+
+fn file_name(path: &Path) -> Result<String> {
+    let name = path.file_name().and_then(|name| name.to_str());
+    Ok(name.context("a file without a name")?.to_owned())
 }
 
 /// Makes what the VM needs, and its taps on all hosts.
@@ -25,12 +94,12 @@ pub(super) fn prepare(cluster: &Cluster, options: &VmOptions) -> Result<Prepared
     let initramfs = initramfs(cluster)?;
     let disk = match options.disk_mib {
         0 => None,
-        size_mib => Some(DiskImage::create(&new_path(cluster, "disk"), size_mib)?),
+        _ => Some(VmDisk::make(cluster, options)?),
     };
     for index in 0..cluster.hosts().len() {
         add_tap(cluster, index, &options.tap())?;
     }
-    let words = options.words(cluster, &initramfs, disk.as_ref().map(DiskImage::path))?;
+    let words = options.words(cluster, &initramfs, disk.as_ref())?;
     Ok(Prepared { words, disk })
 }
 

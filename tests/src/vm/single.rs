@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::prepare::{Prepared, prepare};
+use super::prepare::{Prepared, VmDisk, prepare};
 use super::{GuestClient, VmOptions, VmmProcess};
 use crate::guest::disk::DiskImage;
 use crate::runner::network::guest_address;
@@ -14,9 +14,10 @@ use crate::runner::{Cluster, Ended};
 
 /// A VM on one host.
 pub struct SingleVm<'a> {
+    cluster: &'a Cluster,
     vmm: VmmProcess<'a>,
     guest: GuestClient<'a>,
-    disk: Option<DiskImage>,
+    disk: Option<VmDisk>,
 }
 
 /// A guest boots within this time, on a machine that has other work, too.
@@ -30,7 +31,7 @@ impl<'a> SingleVm<'a> {
         let Prepared { words, disk } = prepare(cluster, options)?;
         let vmm = VmmProcess::start(cluster, host_index, "vm", &words)?;
         let guest = GuestClient::new(cluster, guest_address(options.address_index));
-        Ok(Self { vmm, guest, disk })
+        Ok(Self { cluster, vmm, guest, disk })
     }
 
     /// Starts it on a host and waits until its services are up.
@@ -50,9 +51,9 @@ impl<'a> SingleVm<'a> {
         self.guest
     }
 
-    /// Its disk, if it has one.
-    pub fn disk(&self) -> Option<&DiskImage> {
-        self.disk.as_ref()
+    /// Its disk's image as it is now: for a look from outside, not to be written.
+    pub fn disk(&self) -> Result<DiskImage> {
+        self.disk.as_ref().context("the VM has no disk")?.look(self.cluster)
     }
 
     /// Has the guest switch itself off; how the VMM ended.

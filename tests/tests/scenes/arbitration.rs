@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 use tests::etcd::EtcdServer;
+use tests::runner::{Cut, Cuts, Party, Traffic};
 use tests::vm::Arbiter;
 
 use super::sides::hosts;
@@ -15,11 +16,11 @@ pub fn channel_cut(stage: &mut Stage) -> Result<()> {
     let (host, other) = hosts(stage);
     stage.witness.forget();
     stage.must_answer()?;
-    cut(stage)?;
+    let cuts = cut(stage)?;
     let survivor = stage.wait_for_survivor()?;
     stage.must_answer()?;
     loser_must_be_out(stage, survivor)?;
-    mend(stage)?;
+    cuts.mend()?;
     // The network that is whole again changes nothing.
     tests::vm::pause(too_long() / 2)?;
     stage.must_answer()?;
@@ -52,7 +53,7 @@ pub fn channel_and_arbiter_lost(stage: &mut Stage) -> Result<()> {
     stage.witness.forget();
     stage.must_answer()?;
     let hidden = hide_arbiter(stage)?;
-    cut(stage)?;
+    let cuts = cut(stage)?;
     wait_for_state(stage.pair.backup().context("there is no backup")?, "taking-over")?;
     stage.wait_for_state("holding")?;
     stage.must_be_silent(too_long())?;
@@ -60,7 +61,7 @@ pub fn channel_and_arbiter_lost(stage: &mut Stage) -> Result<()> {
     let survivor = stage.wait_for_survivor()?;
     stage.must_answer()?;
     loser_must_be_out(stage, survivor)?;
-    mend(stage)?;
+    cuts.mend()?;
     tests::vm::pause(too_long() / 2)?;
     stage.must_answer()?;
     must_have_spoken(stage, survivor, host, other)
@@ -107,16 +108,12 @@ pub fn etcd_is_not_there(stage: &mut Stage) -> Result<()> {
     stage.must_answer()
 }
 
-fn cut(stage: &Stage) -> Result<()> {
-    let network = stage.cluster.network();
-    network.isolate(0)?;
-    network.isolate(1)
-}
-
-fn mend(stage: &Stage) -> Result<()> {
-    let network = stage.cluster.network();
-    network.mend(0)?;
-    network.mend(1)
+fn cut<'a>(stage: &Stage<'a>) -> Result<Cuts<'a>> {
+    stage.cluster.network().cut(&Cut::both_ways(
+        Party::Host(0),
+        Party::Host(1),
+        Traffic::Everything,
+    ))
 }
 
 fn loser_must_be_out(stage: &mut Stage, survivor: Survivor) -> Result<()> {

@@ -182,7 +182,7 @@ impl<'a> Stage<'a> {
         if self.pair.primary().ended()?.is_none() {
             planned::power_off(&mut self)?;
         }
-        let disk = self.pair.disk().context("the VM has no disk")?;
+        let disk = self.pair.disk()?;
         let disk = disk.recovered(&self.cluster.shared_dir().join("copy"))?;
         let verdict = check(&self.histories, &disk.journal()?);
         ensure!(verdict.is_clean(), "the disk broke promises: {verdict:?}");
