@@ -112,6 +112,11 @@ impl<'a> Pair<'a> {
         self.former.as_mut()
     }
 
+    /// The port on which its processes talk, over TCP and UDP.
+    pub fn port(&self) -> u16 {
+        self.options.port
+    }
+
     /// The MAC address of the VM.
     pub fn mac(&self) -> [u8; 6] {
         self.options.vm.mac()

@@ -80,8 +80,8 @@ pub(super) fn arbiter_folder(cluster: &Cluster, on: Share) -> Result<PathBuf> {
 
 /// Mounts the NFS export on all hosts that live.
 fn mount_nfs(cluster: &Cluster) -> Result<()> {
-    let alive = cluster.hosts().iter().filter(|host| host.ping().is_ok());
-    alive.into_iter().try_for_each(Host::mount_nfs)
+    let mut alive = cluster.hosts().iter().filter(|host| host.ping().is_ok());
+    alive.try_for_each(Host::mount_nfs)
 }
 
 fn file_name(path: &Path) -> Result<String> {

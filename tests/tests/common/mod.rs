@@ -35,10 +35,15 @@ pub fn small_pair(cluster: &Cluster, ack: Acknowledgement) -> Result<Pair<'_>> {
 
 /// A pair that is to be: the VM alone, with its guest up.
 pub fn small_vm(cluster: &Cluster, ack: Acknowledgement) -> Result<Pair<'_>> {
+    Pair::start_unprotected(cluster, small_options(ack)?)
+}
+
+/// What a small pair is made of.
+pub fn small_options(ack: Acknowledgement) -> Result<PairOptions> {
     let timeout_ms = u64::try_from(timeout().as_millis())?;
     let mut options = PairOptions { timeout_ms: Some(timeout_ms), ack, ..PairOptions::default() };
     options.vm.memory_mib = 192;
-    Pair::start_unprotected(cluster, options)
+    Ok(options)
 }
 
 /// The guest answers the client, over the connection it has had all along.

@@ -116,7 +116,8 @@ fn cut<'a>(stage: &Stage<'a>) -> Result<Cuts<'a>> {
     ))
 }
 
-fn loser_must_be_out(stage: &mut Stage, survivor: Survivor) -> Result<()> {
+/// Who lost stands down: a primary halts, a backup waits for the next primary.
+pub fn loser_must_be_out(stage: &mut Stage, survivor: Survivor) -> Result<()> {
     match survivor {
         Survivor::Primary => {
             wait_for_state(stage.pair.backup().context("there is no backup")?, "waiting")
@@ -125,14 +126,21 @@ fn loser_must_be_out(stage: &mut Stage, survivor: Survivor) -> Result<()> {
     }
 }
 
-fn must_have_spoken(stage: &Stage, survivor: Survivor, host: usize, other: usize) -> Result<()> {
+/// Nobody but the primary spoke for the guest, and after it the backup, if that is who goes on.
+pub fn must_have_spoken(
+    stage: &Stage,
+    survivor: Survivor,
+    host: usize,
+    other: usize,
+) -> Result<()> {
     match survivor {
         Survivor::Primary => stage.must_have_heard(&[host]),
         Survivor::Backup => stage.must_have_heard(&[host, other]),
     }
 }
 
-fn protect_again(stage: &mut Stage, survivor: Survivor) -> Result<()> {
+/// Whoever goes on gets a backup again.
+pub fn protect_again(stage: &mut Stage, survivor: Survivor) -> Result<()> {
     match survivor {
         // The backup that lost stands by.
         Survivor::Primary => stage.pair.enable(),

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use tests::client::{History, JournalLoad, Pace, check};
 use tests::runner::{Cluster, Ended, Witness};
-use tests::vm::{Acknowledgement, Pair, VmmProcess, wait_until};
+use tests::vm::{Acknowledgement, Pair, PairOptions, VmmProcess, wait_until};
 
 use crate::SOON;
-use crate::common::{small_pair, takeover_timeout, timeout};
+use crate::common::{small_options, takeover_timeout, timeout};
 
 /// Longer than the timeout by so much that the other side must have acted.
 pub fn too_long() -> Duration {
@@ -39,7 +39,14 @@ pub enum Survivor {
 impl<'a> Stage<'a> {
     /// A pair that is protected, with a client.
     pub fn set(cluster: &'a Cluster, ack: Acknowledgement) -> Result<Self> {
-        let pair = small_pair(cluster, ack)?;
+        Self::set_with(cluster, small_options(ack)?)
+    }
+
+    /// The same, with a pair that is made of this. The guest boots before it is protected: only one host has the work of
+    /// that.
+    pub fn set_with(cluster: &'a Cluster, options: PairOptions) -> Result<Self> {
+        let mut pair = Pair::start_unprotected(cluster, options)?;
+        pair.reprotect()?;
         let witness = Witness::start(cluster, pair.mac())?;
         let (start, histories) = (Instant::now(), Vec::new());
         let mut stage = Self { cluster, pair, witness, load: None, clients: 0, start, histories };
