@@ -84,13 +84,16 @@ impl Emulation<'_> {
         Ok(Booting { host: EmulatedHost { qemu: Mutex::new(qemu), console }, agent_port })
     }
 
-    /// The path of one of its files, in the folder of the run.
-    fn file(&self, kind: &str) -> PathBuf {
-        let name = match self.place {
+    fn name(&self) -> String {
+        match self.place {
             Place::Host(index) => format!("host{index}"),
             Place::Storage => "storage".to_owned(),
-        };
-        self.run.join(format!("{name}.{kind}"))
+        }
+    }
+
+    /// The path of one of its files, in the folder of the run.
+    fn file(&self, kind: &str) -> PathBuf {
+        self.run.join(format!("{}.{kind}", self.name()))
     }
 
     fn qemu(
@@ -159,7 +162,8 @@ impl Emulation<'_> {
         archive.file(
             "host.conf",
             format!(
-                "modules=\"{}\"\naddress={address}/{PREFIX_LENGTH}\nagent={}\n",
+                "name={}\nmodules=\"{}\"\naddress={address}/{PREFIX_LENGTH}\nagent={}\n",
+                self.name(),
                 names.join(" "),
                 quoted(&agent)
             )

@@ -7,6 +7,8 @@ export PATH=/bin
 mount -t devtmpfs devtmpfs /dev
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
+# An NFS server takes clients of one name for one client that has started anew.
+echo "$name" >/proc/sys/kernel/hostname
 for module in $modules; do
     insmod "/modules/$module.ko" || echo "FT-HOST: cannot load $module"
 done
