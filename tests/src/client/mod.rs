@@ -21,7 +21,7 @@ pub use bulk::{Bulk, BulkOutcome, SinkLoad, SourceLoad};
 pub use history::{Exchange, History, Verdict, check};
 pub use journal::{JournalLoad, Pace};
 pub use percentiles::Percentiles;
-pub use simple::{Control, compute, durable_history, echo_round_trips_us};
+pub use simple::{ComputeTimes, Control, compute, durable_history, echo_round_trips_us};
 pub use steady::Steady;
 
 use crate::runner::Namespace;

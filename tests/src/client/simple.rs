@@ -53,14 +53,26 @@ pub fn echo_round_trips_us(stream: &mut TcpStream, size: usize, count: usize) ->
     Ok(round_trips)
 }
 
-/// Has the guest compute; how long it took by the guest's clock. The result is checked.
-pub fn compute(stream: &mut TcpStream, rounds: u64) -> Result<Duration> {
+/// How long a computation took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ComputeTimes {
+    /// By the guest's own clock.
+    pub guest: Duration,
+    /// By the client's, asking and answering included.
+    pub client: Duration,
+}
+
+/// Has the guest compute; how long that took. The result is checked.
+pub fn compute(stream: &mut TcpStream, rounds: u64) -> Result<ComputeTimes> {
+    let expected = agent::compute(rounds);
+    let start = Instant::now();
     stream.write_all(&rounds.to_le_bytes())?;
     let mut answer = [0; 16];
     stream.read_exact(&mut answer)?;
+    let client = start.elapsed();
     let [duration_ns, checksum] = numbers(answer);
-    ensure!(checksum == agent::compute(rounds), "the guest computed a wrong result");
-    Ok(Duration::from_nanos(duration_ns))
+    ensure!(checksum == expected, "the guest computed a wrong result");
+    Ok(ComputeTimes { guest: Duration::from_nanos(duration_ns), client })
 }
 
 /// The records that the guest's journal has on the disk.
