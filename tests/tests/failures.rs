@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use scenes::Stage;
-use tests::runner::{Cluster, Options};
+use tests::runner::{Cluster, Options, can_cut};
 use tests::vm::Acknowledgement;
 
 /// An emulated host keeps a core busy: one pair after the other is quicker.
@@ -60,6 +60,9 @@ fn a_pair_survives_the_loss_and_the_sleep_of_either_side_and_every_planned_end()
 
 #[test]
 fn a_cut_channel_or_a_lost_arbiter_never_makes_two() {
+    if !can_cut().unwrap() {
+        return;
+    }
     let scenes: &[(&str, Scene)] = &[
         ("etcd is not there", scenes::arbitration::etcd_is_not_there),
         ("etcd hangs, the primary is lost", scenes::arbitration::etcd_hangs_and_primary_is_lost),

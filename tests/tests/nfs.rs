@@ -19,6 +19,8 @@ pub const SOON: Duration = Duration::from_secs(90);
 /// So many blocks are written round and round; few, so that each is soon overwritten.
 const SLOTS: u32 = 16;
 
+type Scene = fn(&mut Stage) -> Result<()>;
+
 #[test]
 fn a_pair_on_nfs_survives_and_a_primary_stopped_in_a_write_never_writes_again() {
     let cluster = Cluster::start(&Options::new(2).unwrap().with_nfs()).unwrap();
@@ -32,7 +34,7 @@ fn play(cluster: &Cluster) -> Result<()> {
     options.vm.disk_on = Share::Nfs;
     let mut stage = Stage::set_with(cluster, options)?;
     println!("protected after {} ms", begun.elapsed().as_millis());
-    let scenes: [(&str, fn(&mut Stage) -> Result<()>); 2] = [
+    let scenes: [(&str, Scene); 2] = [
         ("the primary is killed", primary_killed),
         ("the primary is stopped in a write", stopped_in_a_write),
     ];

@@ -18,7 +18,7 @@ use matrix::{Outcome, Row, chosen, rows};
 use scenes::arbitration::{loser_must_be_out, must_have_spoken, protect_again};
 use scenes::sides::hosts;
 use scenes::{Stage, Survivor, too_long, wait_for_state};
-use tests::runner::{Cluster, Options};
+use tests::runner::{Cluster, Options, can_cut};
 use tests::vm::{Arbiter, pause};
 
 /// A scene that goes well takes no longer than this from one step to the next.
@@ -28,6 +28,9 @@ const LATECOMERS: Duration = Duration::from_millis(500);
 
 #[test]
 fn every_cut_ends_as_the_matrix_says() {
+    if !can_cut().unwrap() {
+        return;
+    }
     let cluster = Cluster::start(&Options::new(2).unwrap().with_nfs()).unwrap();
     common::conclude(&cluster, play(&cluster));
 }

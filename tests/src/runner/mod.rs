@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result, bail, ensure};
 
 pub use agent::{Ended, Order};
-pub use cuts::{Cut, Cuts, Party, Traffic};
+pub use cuts::{Cut, Cuts, Party, Traffic, can_cut};
 pub use folders::{Cache, binaries, repository};
 pub use host::{Host, Output, RemoteProcess};
 pub use namespace::Namespace;
@@ -225,7 +225,7 @@ fn start_virtual(
     let booting: Vec<_> = (0..options.hosts).map(boot).collect::<Result<_>>()?;
     let storage = if options.nfs {
         network.add_tap(Place::Storage)?;
-        Some(Storage::start(emulation(Place::Storage), cache)?)
+        Some(Storage::start(&emulation(Place::Storage), cache)?)
     } else {
         None
     };

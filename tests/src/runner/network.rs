@@ -4,8 +4,10 @@
 //! Owns the namespace these are in, and the cables. What is cut while the cables are in is `cuts`' matter; what is inside a
 //! host is not of concern here.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::Result;
 
@@ -78,6 +80,8 @@ pub struct Network {
     namespace: Namespace,
     /// How many filters there have been; tells them apart.
     filters: AtomicU16,
+    /// Ports at which there can be filters.
+    hooked: Mutex<BTreeSet<String>>,
 }
 
 impl Network {
@@ -92,7 +96,7 @@ impl Network {
         namespace.ip("link set lan up")?;
         namespace.ip(&format!("tuntap add {SINK} mode tap"))?;
         namespace.ip(&format!("link set {SINK} up"))?;
-        Ok(Self { namespace, filters: AtomicU16::new(0) })
+        Ok(Self { namespace, filters: AtomicU16::new(0), hooked: Mutex::default() })
     }
 
     /// The namespace in which the client is.
@@ -120,10 +124,17 @@ impl Network {
     }
 
     fn add_port(&self, place: Place) -> Result<()> {
-        let port = place.port();
-        // Where cuts put their filters.
-        self.namespace.tool("tc", &format!("qdisc add dev {port} clsact"))?;
-        self.namespace.ip(&format!("link set {port} master lan up"))
+        self.namespace.ip(&format!("link set {} master lan up", place.port()))
+    }
+
+    /// Makes sure that there can be filters at this port. Networks in which nothing is ever cut ask nothing of the kernel.
+    pub(super) fn hook(&self, port: &str) -> Result<()> {
+        let mut hooked = self.hooked.lock().unwrap_or_else(PoisonError::into_inner);
+        if !hooked.contains(port) {
+            self.namespace.tool("tc", &format!("qdisc add dev {port} clsact"))?;
+            hooked.insert(port.to_owned());
+        }
+        Ok(())
     }
 
     /// Pulls a cable: nothing comes in, nothing goes out.

@@ -31,7 +31,7 @@ pub struct Storage {
 
 impl Storage {
     /// Makes an empty file system and starts the server, as what `emulation` says of every host.
-    pub(super) fn start(emulation: Emulation, cache: &Cache) -> Result<Self> {
+    pub(super) fn start(emulation: &Emulation, cache: &Cache) -> Result<Self> {
         let image = emulation.run.join("storage.image");
         make_file_system(&image)?;
         let place = emulation.place;
@@ -39,7 +39,7 @@ impl Storage {
             memory_mib: MEMORY_MIB,
             modules: &SERVER_MODULES,
             disk: Some(&image),
-            ..emulation
+            ..*emulation
         };
         let (body, agent) = emulation.start(cache)?.wait()?;
         let host = Host::new(place, agent, Body::Emulated(body));
