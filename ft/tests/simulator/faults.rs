@@ -1,6 +1,7 @@
 //! What goes wrong in a run, and when: drawn from the seed before it starts.
 
 use crate::host::Command;
+use crate::partitions::Row;
 use crate::rng::Rng;
 
 /// Whom a fault hits; looked up when it happens.
@@ -52,6 +53,10 @@ pub enum Fault {
     Ask { who: Who, command: Command },
     /// A bit flips in the backup's machine.
     Spoil(Who),
+    /// A row of the partition matrix begins, as soon as the pair is whole.
+    Partition(Row),
+    /// It ends: who was the primary's process, who the backup's.
+    Judge { row: Row, pair: [u64; 2] },
     /// Everything that can be mended is.
     Calm,
     /// Has everything come right?

@@ -12,6 +12,7 @@ mod engine;
 mod faults;
 mod host;
 mod network;
+mod partitions;
 mod primary_driver;
 mod queue;
 mod rng;
@@ -31,7 +32,7 @@ use std::thread::{available_parallelism, scope, sleep};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use breaks::{ALL, Break};
-use run::{Outcome, run};
+use run::{Outcome, run, run_row};
 use tally::Tally;
 
 fn variable(name: &str) -> Option<u64> {
@@ -122,14 +123,59 @@ fn every_seed_keeps_the_promise() {
 #[test]
 fn one_seed() {
     let seed = variable("FT_SEED").unwrap_or(1);
-    let broken = std::env::var("FT_BREAK").ok().filter(|name| !name.is_empty());
-    let broken = broken.map(|name| Break::named(&name).expect("no such break"));
-    let outcome = run(seed, broken, true);
+    let text = |name| std::env::var(name).ok().filter(|text| !text.is_empty());
+    let broken = text("FT_BREAK").map(|name| Break::named(&name).expect("no such break"));
+    let row = text("FT_ROW").map(|name| partitions::named(&name).expect("no such row"));
+    let run = || match &row {
+        Some(row) => run_row(seed, broken, true, row),
+        None => run(seed, broken, true),
+    };
+    let outcome = run();
     if variable("FT_SEED").is_some() {
         println!("{}", outcome.trace.join("\n"));
     }
     assert_eq!(outcome.violation, None, "seed {seed}");
-    assert_eq!(run(seed, broken, true).trace, outcome.trace, "a seed is a run, exactly");
+    assert_eq!(run().trace, outcome.trace, "a seed is a run, exactly");
+}
+
+/// Each row has so many seeds.
+const ROW_SEEDS: u64 = 100;
+
+#[test]
+fn every_row_of_the_partition_matrix_ends_as_the_document_says() {
+    let rows = partitions::rows();
+    assert!(rows.len() > 20, "the document has lost its table");
+    let next = AtomicU64::new(0);
+    let failures = std::sync::Mutex::new(vec![]);
+    let workers = available_parallelism().map_or(2, usize::from);
+    let work = || {
+        loop {
+            let count = next.fetch_add(1, Ordering::Relaxed);
+            let (row, seed) = (count / ROW_SEEDS, count % ROW_SEEDS);
+            let Some(row) = rows.get(row as usize) else { return };
+            if let Some(violation) = run_row(seed, None, false, row).violation {
+                failures.lock().unwrap().push(format!("{}, seed {seed}: {violation}", row.name));
+            }
+        }
+    };
+    scope(|scope| (0..workers).for_each(|_| drop(scope.spawn(work))));
+    let failures = failures.into_inner().unwrap();
+    assert!(failures.is_empty(), "{} runs failed:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// The matrix notices what it is there for.
+#[test]
+fn the_partition_matrix_does_not_stand_a_driver_that_asks_nobody_or_believes_what_proves_nothing() {
+    for (broken, name) in [
+        (Break::NoArbiter, "hosts"),
+        (Break::NoArbiter, "channel"),
+        (Break::StayAfterHalt, "to-primary"),
+        (Break::Impatient, "heartbeats+to-backup"),
+    ] {
+        let row = partitions::named(name).unwrap();
+        let is_found = |seed| run_row(seed, Some(broken), false, &row).violation.is_some();
+        assert!((0..ROW_SEEDS).any(is_found), "{broken:?} is not noticed in '{name}'");
+    }
 }
 
 /// How many seeds it may take to find a break.

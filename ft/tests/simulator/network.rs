@@ -22,6 +22,17 @@ pub struct Port {
     pub port: u64,
 }
 
+/// What a cut stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Traffic {
+    Stream,
+    Datagrams,
+}
+
+impl Traffic {
+    pub const ALL: [Self; 2] = [Self::Stream, Self::Datagrams];
+}
+
 #[derive(Debug)]
 pub struct Stream {
     /// Process at either end: 0 is the primary's, 1 the backup's.
@@ -35,8 +46,8 @@ pub struct Stream {
 
 pub struct Network {
     pub streams: Vec<Stream>,
-    /// Until when nothing gets from one host to another.
-    cut_until_us: Vec<Vec<u64>>,
+    /// Until when nothing of this traffic gets from one host to another.
+    cut_until_us: [Vec<Vec<u64>>; 2],
     pub datagram_loss: u64,
     pub corrupt: u64,
     pub delay_max_us: u64,
@@ -46,7 +57,7 @@ impl Network {
     pub fn new(hosts: usize) -> Self {
         Self {
             streams: vec![],
-            cut_until_us: vec![vec![0; hosts]; hosts],
+            cut_until_us: Traffic::ALL.map(|_| vec![vec![0; hosts]; hosts]),
             datagram_loss: 10,
             corrupt: 0,
             delay_max_us: 500,
@@ -54,12 +65,16 @@ impl Network {
     }
 
     pub fn cut(&mut self, from: usize, to: usize, until_us: u64) {
-        let cut = &mut self.cut_until_us[from][to];
+        Traffic::ALL.into_iter().for_each(|traffic| self.cut_only(traffic, from, to, until_us));
+    }
+
+    pub fn cut_only(&mut self, traffic: Traffic, from: usize, to: usize, until_us: u64) {
+        let cut = &mut self.cut_until_us[traffic as usize][from][to];
         *cut = until_us.max(*cut);
     }
 
     pub fn mend(&mut self) {
-        self.cut_until_us.iter_mut().for_each(|row| row.fill(0));
+        self.cut_until_us.iter_mut().flatten().for_each(|row| row.fill(0));
         (self.datagram_loss, self.corrupt, self.delay_max_us) = (5, 0, 500);
     }
 }
@@ -70,13 +85,18 @@ impl World {
         self.rng.range(20, max_us)
     }
 
-    fn is_cut(&self, from: usize, to: usize) -> bool {
-        self.network.cut_until_us[from][to] > self.now_us
+    fn is_cut(&self, traffic: Traffic, from: usize, to: usize) -> bool {
+        self.network.cut_until_us[traffic as usize][from][to] > self.now_us
+    }
+
+    fn can_connect(&self, host: usize, to: usize) -> bool {
+        let is_cut = |from, to| self.is_cut(Traffic::Stream, from, to);
+        !is_cut(host, to) && !is_cut(to, host)
     }
 
     /// A process wants a stream to the standby on another host.
     pub fn connect(&mut self, host: usize, process: u64, to: usize) {
-        let reached = !self.is_cut(host, to) && !self.is_cut(to, host) && self.hosts[to].up;
+        let reached = self.can_connect(host, to) && self.hosts[to].up;
         let delay_us = if reached { self.delay() } else { CONNECT_TIMEOUT_US };
         self.after(delay_us, Due::Connect { host, process, to });
     }
@@ -88,7 +108,7 @@ impl World {
         if self.hosts[host].process != process {
             return;
         }
-        let stream = (listens && !self.is_cut(host, to) && !self.is_cut(to, host))
+        let stream = (listens && self.can_connect(host, to))
             .then(|| self.open_stream([host, to], [process, there]));
         if let Some(stream) = stream {
             let what = Inbox::Accept { stream, from: host };
@@ -129,9 +149,10 @@ impl World {
     pub fn segment(&mut self, stream: usize, from: usize) -> Option<(usize, u64, Inbox)> {
         let to = 1 - from;
         let [source, target] = [from, to].map(|end| self.network.streams[stream].hosts[end]);
-        if self.is_cut(source, target) {
+        if self.is_cut(Traffic::Stream, source, target) {
             // The network sends again until it gets through.
-            let left_us = self.network.cut_until_us[source][target] - self.now_us;
+            let cut_until_us = &self.network.cut_until_us[Traffic::Stream as usize];
+            let left_us = cut_until_us[source][target] - self.now_us;
             let wait_us = left_us.min(RESEND_US);
             self.after(wait_us, Due::Segment { stream, from });
             return None;
@@ -222,14 +243,15 @@ impl World {
         to: Port,
         mut bytes: Vec<u8>,
     ) -> Option<(usize, u64, Inbox)> {
-        if self.is_cut(from.host, to.host)
+        if self.is_cut(Traffic::Datagrams, from.host, to.host)
             || self.rng.per_mille(self.network.datagram_loss)
             || !self.hosts[to.host].up
         {
             return None;
         }
         if !self.hosts[to.host].ports.contains(&to.port) {
-            let lost = self.is_cut(to.host, from.host) || self.rng.per_mille(100);
+            let is_cut = self.is_cut(Traffic::Datagrams, to.host, from.host);
+            let lost = is_cut || self.rng.per_mille(100);
             if !lost {
                 let (host, process) = (from.host, self.hosts[from.host].process);
                 let delay_us = self.delay();

@@ -7,6 +7,7 @@ use crate::breaks::Break;
 use crate::checker::Checker;
 use crate::faults::{CALM_US, plan};
 use crate::host::{Process, Role};
+use crate::partitions::{self, Row};
 use crate::primary_driver::PrimaryDriver;
 use crate::queue::Due;
 use crate::rng::Rng;
@@ -35,11 +36,21 @@ pub struct Run {
     /// How often in a row everything was found as it should be since then.
     pub(crate) calm_checks: u32,
     end_us: u64,
+    /// The most that a backup takes for what the machine does in 3 to 12 ms.
+    pace_max_us: u64,
 }
 
 /// Runs one seed to its end, or to the first violation.
 pub fn run(seed: u64, broken: Option<Break>, traced: bool) -> Outcome {
-    let mut run = Run::new(seed, broken, traced);
+    play(Run::new(seed, broken, traced, None))
+}
+
+/// The same with nothing that goes wrong but what this row of the partition matrix says.
+pub fn run_row(seed: u64, broken: Option<Break>, traced: bool, row: &Row) -> Outcome {
+    play(Run::new(seed, broken, traced, Some(row)))
+}
+
+fn play(mut run: Run) -> Outcome {
     while let Some(due) = run.world.pop() {
         if run.world.now_us > run.end_us
             || run.calm_checks >= 3
@@ -83,14 +94,17 @@ fn settings(rng: &mut Rng, broken: Option<Break>) -> (Settings, u64) {
 }
 
 impl Run {
-    fn new(seed: u64, broken: Option<Break>, traced: bool) -> Self {
+    fn new(seed: u64, broken: Option<Break>, traced: bool, row: Option<&Row>) -> Self {
         let mut rng = Rng::new(seed);
-        let hosts = [2, 3, 3, 4][rng.range(0, 4) as usize];
+        let hosts = row.map_or([2, 3, 3, 4][rng.range(0, 4) as usize], |_| 2);
         let (settings, disk_bound_us) = settings(&mut rng, broken);
         let patience = Patience { first_ms: rng.range(20, 150), longest_ms: rng.range(200, 800) };
         let ruthless = rng.per_mille(60);
-        let stays_disabled = rng.per_mille(250);
-        let plan = plan(&mut rng, hosts);
+        let stays_disabled = rng.per_mille(250) && row.is_none();
+        let plan = match row {
+            Some(row) => partitions::plan(&mut rng, row),
+            None => plan(&mut rng, hosts),
+        };
         let mut world = World::new(rng, hosts);
         world.broken = broken;
         world.trace = traced.then(Vec::new);
@@ -110,6 +124,8 @@ impl Run {
             is_calm: false,
             calm_checks: 0,
             end_us: plan.storm_us + CALM_US,
+            // Nothing ends the pair of an uneventful row, so that it must not fall ever further behind.
+            pace_max_us: if row.is_some() { 6_000 } else { 9_000 },
         };
         run.start_machine(Toy::new(seed));
         (1..hosts).for_each(|host| run.start_standby(host));
@@ -130,7 +146,7 @@ impl Run {
 
     pub(crate) fn start_standby(&mut self, host: usize) {
         let world = &mut self.world;
-        let pace_us = world.rng.range(1_000, 9_000);
+        let pace_us = world.rng.range(1_000, self.pace_max_us);
         let place = (host, world.next_process);
         let driver = BackupDriver::new(world.clock_ms(host), place, pace_us, self.patience);
         let process = Process::new(world, host, Role::Backup(Box::new(driver)));

@@ -98,6 +98,8 @@ impl Run {
                     self.excuse("its copy had been spoiled");
                 }
             }
+            Fault::Partition(row) => self.cut_row(row),
+            Fault::Judge { row, pair } => self.judge(&row, pair),
             Fault::Calm => self.calm(),
             Fault::Look => self.look(),
             fault => unreachable!("{fault:?}"),
@@ -224,6 +226,7 @@ impl Run {
         self.world.arbiter.slow_until_us = 0;
         for host in &mut self.world.hosts {
             host.arbiter_out_until_us = 0;
+            host.arbiter_cut_until_us = 0;
             host.disk_slow_until_us = 0;
             host.lags_until_us = 0;
         }

@@ -27,6 +27,8 @@ pub struct Host {
     pub disk_slow_until_us: u64,
     /// Until when the arbiter cannot be reached from here.
     pub arbiter_out_until_us: u64,
+    /// Until when no question gets from here to the arbiter. (One that is out may have heard it.)
+    pub arbiter_cut_until_us: u64,
     /// Until when a backup here is slow.
     pub lags_until_us: u64,
 }
@@ -79,6 +81,7 @@ impl World {
             busy_until_us: 0,
             disk_slow_until_us: 0,
             arbiter_out_until_us: 0,
+            arbiter_cut_until_us: 0,
             lags_until_us: 0,
         };
         Self {
@@ -158,7 +161,8 @@ impl World {
 
     /// The arbiter decides; the answer takes a while to get back.
     pub fn decide(&mut self, host: usize, process: u64, generation: u64) {
-        let out = self.hosts[host].arbiter_out_until_us > self.now_us;
+        let cut = self.hosts[host].arbiter_cut_until_us > self.now_us;
+        let out = cut || self.hosts[host].arbiter_out_until_us > self.now_us;
         if out && self.rng.per_mille(500) {
             // Storage that hangs: the question waits with it.
             let wait_us = 100_000;
@@ -166,7 +170,7 @@ impl World {
         }
         let out = out || self.rng.per_mille(50);
         // The claim may have been made even though the answer is lost.
-        let claimed = !out || self.rng.per_mille(500);
+        let claimed = !out || (self.rng.per_mille(500) && !cut);
         let holder = match self.arbiter.holders.get(&generation) {
             Some(holder) => *holder,
             None if claimed => {
