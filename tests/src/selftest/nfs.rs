@@ -17,6 +17,7 @@ fn prepare(cluster: &Cluster, host: &Host) {
 }
 
 #[test]
+#[ignore = "takes a minute, and pairs on NFS are always tried in tests/tests/partitions.rs"]
 fn hosts_share_an_nfs_export_on_which_one_link_wins_and_a_cut_host_waits() {
     if !can_cut().unwrap() {
         return;

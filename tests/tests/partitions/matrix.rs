@@ -58,15 +58,7 @@ const MORE: [&[Single]; 6] = [
 ];
 
 /// The rows that are always played; the others when they are asked for.
-pub const SAMPLE: [&str; 7] = [
-    "channel",
-    "heartbeats",
-    "to-backup",
-    "to-primary",
-    "client-at-primary",
-    "hosts+arbiter-at-primary",
-    "hosts+arbiter-at-backup",
-];
+pub const SAMPLE: [&str; 3] = ["heartbeats", "to-primary", "hosts+arbiter-at-primary"];
 
 /// Who runs the VM in the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -214,12 +206,21 @@ pub fn rows() -> Vec<Row> {
     singles.chain(pairs).chain(more).collect()
 }
 
-/// The rows that `FT_PARTITIONS` asks for: names with commas between them, or `all`.
-pub fn chosen() -> Vec<Row> {
+/// What is to be played.
+#[derive(Debug)]
+pub struct Chosen {
+    /// The scenes of a disk on NFS.
+    pub nfs: bool,
+    pub rows: Vec<Row>,
+}
+
+/// What `FT_PARTITIONS` asks for: names with commas between them, among them `nfs`, or `all` rows. Without it, a sample.
+pub fn chosen() -> Chosen {
     let all = rows();
-    let wanted = std::env::var("FT_PARTITIONS").unwrap_or_else(|_| SAMPLE.join(","));
+    let wanted = std::env::var("FT_PARTITIONS")
+        .unwrap_or_else(|_| ["nfs"].iter().chain(&SAMPLE).copied().collect::<Vec<_>>().join(","));
     if wanted == "all" {
-        return all;
+        return Chosen { nfs: false, rows: all };
     }
     let find = |name: &str| {
         let found = all.iter().find(|row| row.name() == name).cloned();
@@ -227,5 +228,6 @@ pub fn chosen() -> Vec<Row> {
             panic!("FT_PARTITIONS names '{name}', which docs/PARTITIONS.md lacks")
         })
     };
-    wanted.split(',').map(find).collect()
+    let rows = wanted.split(',').filter(|name| *name != "nfs").map(find).collect();
+    Chosen { nfs: wanted.split(',').any(|name| name == "nfs"), rows }
 }

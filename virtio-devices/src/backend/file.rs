@@ -5,6 +5,8 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Seek, SeekFrom};
+use std::mem;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -41,6 +43,30 @@ impl DiskLock {
     pub fn take(&self) -> Result<()> {
         take_lock(&self.file, &self.path, self.read_only)
     }
+
+    /// Whether a write that is under way may take effect after the process that made it has ended.
+    ///
+    /// A process that is killed in a write to a local disk ends when the write has. On file systems
+    /// that talk to a server it need not wait for the answer, and what it has asked for is on its
+    /// way all the same. A disk that is only read has no writes. Where the kernel does not tell the
+    /// file system, the worse is assumed. May wait for the storage.
+    pub fn writes_outlive_their_process(&self) -> bool {
+        !self.read_only && file_system(&self.file).is_none_or(|kind| SERVED.contains(&kind))
+    }
+}
+
+/// The file systems of which that is true, as `statfs` numbers them: NFS, SMB, CIFS, Ceph, FUSE.
+const SERVED: [u32; 5] = [0x6969, 0xfe53_4d42, 0xff53_4d42, 0x00c3_6400, 0x6573_5546];
+
+/// The number of the file system that a file is on.
+fn file_system(file: &File) -> Option<u32> {
+    // SAFETY: it is made of plain numbers, for which zero is a value.
+    let mut found: libc::statfs = unsafe { mem::zeroed() };
+    // SAFETY: the descriptor is open for as long as `file` is borrowed, and the kernel writes no
+    // more than the structure, which outlives the call.
+    let done = unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut found) };
+    // The numbers have 32 bits, whatever the width and the sign of the field.
+    (done == 0).then_some(found.f_type as u32)
 }
 
 fn take_lock(file: &File, path: &Path, read_only: bool) -> Result<()> {

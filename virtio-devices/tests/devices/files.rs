@@ -78,6 +78,14 @@ fn a_writer_shares_its_disk_with_nobody_and_readers_share() {
     open(false).lock().unwrap();
 }
 
+/// Tests run on no NFS; that it is told from others is seen end to end.
+#[test]
+fn writes_to_a_local_image_end_with_their_process() {
+    let (_folder, path) = image(4096);
+    let disk = FileDisk::open(&path, false, false).unwrap();
+    assert!(!disk.lock_handle().unwrap().writes_outlive_their_process());
+}
+
 #[test]
 fn what_can_not_be_a_disk_is_refused_in_a_sentence() {
     let (directory, path) = image(511);

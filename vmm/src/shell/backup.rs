@@ -319,7 +319,10 @@ impl Shell {
         for heartbeat in beats.heartbeats {
             self.step_backup(Event::Heartbeat(heartbeat))?;
         }
-        if beats.refused {
+        // That nobody listens there any more proves that the process has ended, and with it, on most
+        // storage, its last write. Elsewhere the fence has to be waited out.
+        let is_proof = || !self.running.as_ref().is_some_and(Running::writes_outlive_their_process);
+        if beats.refused && is_proof() {
             self.step_backup(Event::PeerGone)?;
         }
         Ok(())

@@ -156,6 +156,11 @@ impl Running {
         world.watch(poller)
     }
 
+    /// See [`World::writes_outlive_their_process`].
+    pub fn writes_outlive_their_process(&self) -> bool {
+        self.world.as_ref().is_some_and(World::writes_outlive_their_process)
+    }
+
     fn watch(&self, poller: &Poller) -> Result<(), Error> {
         poller.watch(self.event.as_raw_fd(), Source::Engine, Interest::Read)
     }

@@ -84,6 +84,9 @@ pub fn disk_capacities(config: &VmConfig) -> Result<Vec<u64>, Error> {
 struct OpenDisk {
     worker: DiskWorker,
     lock: DiskLock,
+    /// See [`DiskLock::writes_outlive_their_process`]. Known from the start: storage that is away would
+    /// not answer when it matters.
+    writes_outlive: bool,
 }
 
 /// All back ends of one VM.
@@ -327,6 +330,12 @@ impl World {
         self.disks.values().try_for_each(|disk| disk.lock.take()).map_err(Error::from)
     }
 
+    /// Whether what another host has begun to write to these disks may take effect after the process
+    /// that began it has ended.
+    pub fn writes_outlive_their_process(&self) -> bool {
+        self.disks.values().any(|disk| disk.writes_outlive)
+    }
+
     /// Tells the network and the guest that this VM lives here now.
     pub fn announce(&mut self) {
         for (index, port) in &mut self.ports {
@@ -402,11 +411,12 @@ fn open_disk(
     let path = disk.path.clone().unwrap_or_default();
     let file = FileDisk::open(&path, disk.readonly, disk.direct)?;
     let lock = file.lock_handle()?;
+    let writes_outlive = lock.writes_outlive_their_process();
     let leased = LeasedDisk::new(file, lease.clone());
     let begin = || seccomp::enter_or_warn(seccomp::Thread::Disk);
     let worker = DiskWorker::spawn(begin, leased, move |token, status, data| {
         let status = status_byte(status);
         engine.send(Message::Input(Input::BlockDone { device, token, status, data }));
     })?;
-    Ok(OpenDisk { worker, lock })
+    Ok(OpenDisk { worker, lock, writes_outlive })
 }

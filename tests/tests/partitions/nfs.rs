@@ -1,33 +1,26 @@
 //! A pair whose shared storage is a real NFS export, mounted hard on both hosts: the arbiter's folder and the VM's disk.
-
-mod common;
-#[allow(dead_code, reason = "other tests play the other scenes")]
-mod scenes;
+//!
+//! Owns what is different there: writes that outlive who made them.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use scenes::Stage;
-use scenes::sides::{hosts, primary_killed};
 use tests::client::Control;
 use tests::guest::protocol::{Answer, Ask};
-use tests::runner::{Cluster, Options};
+use tests::runner::Cluster;
 use tests::vm::{Acknowledgement, Arbiter, Share, pause, wait_until};
 
-/// A scene that goes well takes no longer than this from one step to the next.
-pub const SOON: Duration = Duration::from_secs(90);
+use crate::scenes::Stage;
+use crate::scenes::sides::hosts;
+use crate::{SOON, common};
+
 /// So many blocks are written round and round; few, so that each is soon overwritten.
 const SLOTS: u32 = 16;
 
 type Scene = fn(&mut Stage) -> Result<()>;
 
-#[test]
-fn a_pair_on_nfs_survives_and_a_primary_stopped_in_a_write_never_writes_again() {
-    let cluster = Cluster::start(&Options::new(2).unwrap().with_nfs()).unwrap();
-    common::conclude(&cluster, play(&cluster));
-}
-
-fn play(cluster: &Cluster) -> Result<()> {
+/// Boots a VM for this, and ends it.
+pub fn play(cluster: &Cluster) -> Result<()> {
     let begun = Instant::now();
     let mut options = common::small_options(Acknowledgement::Received)?;
     options.arbiter = Arbiter::NfsFolder;
@@ -35,8 +28,8 @@ fn play(cluster: &Cluster) -> Result<()> {
     let mut stage = Stage::set_with(cluster, options)?;
     println!("protected after {} ms", begun.elapsed().as_millis());
     let scenes: [(&str, Scene); 2] = [
-        ("the primary is killed", primary_killed),
-        ("the primary is stopped in a write", stopped_in_a_write),
+        ("on NFS the primary is killed", killed),
+        ("on NFS the primary is stopped in a write", stopped_in_a_write),
     ];
     for (name, scene) in scenes {
         let begun = Instant::now();
@@ -46,6 +39,24 @@ fn play(cluster: &Cluster) -> Result<()> {
     }
     // Reads the image from the server, after the guest's end.
     stage.strike()
+}
+
+/// A process that is killed leaves its writes to NFS on their way: its successor waits for the fence, although it knows that
+/// the process is dead.
+fn killed(stage: &mut Stage) -> Result<()> {
+    let (host, other) = hosts(stage);
+    stage.witness.forget();
+    stage.must_answer()?;
+    let begun = Instant::now();
+    stage.pair.kill_primary()?;
+    stage.wait_for_takeover()?;
+    let waited = begun.elapsed();
+    // What was heard last was heard a little before the kill.
+    let fence = common::timeout() - Duration::from_millis(500);
+    ensure!(waited >= fence, "live after {waited:?}: nobody waited for writes that may still land");
+    stage.must_answer()?;
+    stage.must_have_heard(&[host, other])?;
+    stage.pair.reprotect()
 }
 
 /// The primary is stopped while a write of its is under way and others wait behind it. By the time it goes on, the backup has
