@@ -7,6 +7,8 @@ use ft::{BackupState, PrimaryState};
 use super::Shell;
 use super::protection::Protection;
 use crate::api::{ApiReply, ApiResult, FtInfo, FtProtection, FtRole, FtState, OutputDelayUs};
+use crate::identity::hex;
+use crate::replica::BoundedArbiter;
 
 impl Shell {
     pub(super) fn ft_info(&mut self) -> ApiResult {
@@ -47,6 +49,8 @@ impl Shell {
                     primary_state(side.primary.state())
                 };
                 info.role = Some(FtRole::Primary);
+                info.vm_id = Some(hex(&side.vm_id));
+                info.arbiter = side.arbiter.as_ref().map(|arbiter| arbiter.place());
                 info.generation = side.primary.generation();
                 info.ack = side.ack();
                 info.peer = Some(side.peer.clone());
@@ -58,6 +62,8 @@ impl Shell {
             Protection::Backup(side) => {
                 info.state = backup_state(side.backup.state());
                 info.role = Some(FtRole::Backup);
+                info.vm_id = side.vm_id().map(|id| hex(&id));
+                info.arbiter = side.arbiter().map(BoundedArbiter::place);
                 info.generation = side.backup.generation();
                 info.ack = side.ack();
                 info.peer = Some(side.peer());

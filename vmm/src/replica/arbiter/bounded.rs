@@ -45,7 +45,7 @@ impl BoundedArbiter {
         Self { arbiter, patience, open: Mutex::new(None) }
     }
 
-    /// Where the arbiter is, for messages.
+    /// Where the arbiter is, in the words of `arbiter=`.
     pub fn place(&self) -> String {
         self.arbiter.place()
     }
