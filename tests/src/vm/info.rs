@@ -13,6 +13,8 @@ pub struct FtInfo {
     pub state: String,
     /// `primary` or `backup`, if the VM is one of a pair.
     pub role: Option<String>,
+    /// Where the arbiter is, as this side asks it.
+    pub arbiter: Option<String>,
     /// How many pairs this VM has been part of.
     pub generation: u64,
     /// The other replica's address.

@@ -13,6 +13,10 @@ pub struct FtInfo {
     pub state: FtState,
     /// Which part it plays; absent for a VM that is on its own.
     pub role: Option<FtRole>,
+    /// What the VM is called where the arbiter keeps its answers, in hexadecimal digits.
+    pub vm_id: Option<String>,
+    /// Where the arbiter is; absent if there is none.
+    pub arbiter: Option<String>,
     /// How many pairs this VM has been part of; the arbiter is asked once a generation.
     pub generation: u64,
     /// How the VM is kept twice.
