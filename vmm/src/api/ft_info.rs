@@ -32,6 +32,8 @@ pub struct FtInfo {
     /// Milliseconds the backup's execution is behind, as this side sees it: since the oldest log
     /// that is not executed was sent (primary) or came (backup).
     pub lag_ms: u64,
+    /// Primary: the part of its time, in percent, that the guest rests because the backup is slower.
+    pub slowdown_percent: u64,
     /// The log.
     pub log: LogTraffic,
     /// Outputs that wait for an acknowledgement now.

@@ -46,6 +46,7 @@ impl Shell {
                 info.vm_id = Some(hex(&side.vm_id));
                 info.arbiter = side.arbiter.as_ref().map(|arbiter| arbiter.place());
                 info.generation = side.primary.generation();
+                info.slowdown_percent = side.lag_loop.percent();
                 info.ack = side.ack();
                 info.peer = Some(side.peer.clone());
                 info.outputs_held = side.outputs_held();
