@@ -25,6 +25,9 @@ pub struct FtInfo {
     pub acknowledged_moment: u64,
     /// How far the backup's execution is behind, in ms.
     pub lag_ms: u64,
+    /// The part of its time, in percent, that the guest rests because the backup is slower.
+    #[serde(default)]
+    pub slowdown_percent: u64,
     /// The log.
     pub log: LogTraffic,
     /// Outputs that wait for an acknowledgement.

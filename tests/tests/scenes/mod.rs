@@ -3,6 +3,7 @@
 pub mod arbitration;
 pub mod planned;
 pub mod sides;
+pub mod slow;
 
 use std::time::{Duration, Instant};
 
