@@ -175,6 +175,11 @@ pub enum Ask {
         /// The file.
         path: String,
     },
+    /// Where in the kernel's memory a symbol of it is, in hexadecimal.
+    Symbol {
+        /// Its name.
+        name: String,
+    },
     /// What the processor's time stamp counter says to a program: another number on every host.
     TimeStamp,
     /// Run a program that everybody knows, on input that is always the same.

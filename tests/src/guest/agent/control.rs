@@ -58,6 +58,7 @@ fn answer(ask: &Ask, guest: &Guest) -> io::Result<Answer> {
             Answer::Done
         }
         Ask::StopRewriting => Answer::Rewritten { pages: guest.rewriter.stop()? },
+        Ask::Symbol { name } => Answer::Text(symbol(name)?),
         Ask::TimeStamp => Answer::Text(time_stamp().to_string()),
         Ask::PowerOff => end(guest, End::PowerOff)?,
         Ask::Reboot => end(guest, End::Reboot)?,
@@ -67,6 +68,20 @@ fn answer(ask: &Ask, guest: &Guest) -> io::Result<Answer> {
 fn end(guest: &Guest, end: End) -> io::Result<Answer> {
     guest.end.send(end).map_err(io::Error::other)?;
     Ok(Answer::Done)
+}
+
+fn symbol(name: &str) -> io::Result<String> {
+    for line in BufReader::new(std::fs::File::open("/proc/kallsyms")?).lines() {
+        let line = line?;
+        let mut words = line.split_whitespace();
+        if let (Some(address), Some(_kind), Some(found)) =
+            (words.next(), words.next(), words.next())
+            && found == name
+        {
+            return Ok(address.to_owned());
+        }
+    }
+    Err(io::Error::other(format!("the kernel has no symbol {name}")))
 }
 
 /// Asks for what no log has: nothing but a divergence can come of it.
