@@ -3,6 +3,7 @@
 //! Owns what tests and the demo share. Does not own the tests themselves (`tests/tests/`), nor anything that a
 //! user of the VMM needs.
 
+pub mod bench;
 pub mod client;
 pub mod demo;
 pub mod etcd;

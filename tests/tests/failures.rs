@@ -50,6 +50,8 @@ fn a_pair_survives_the_loss_and_the_sleep_of_either_side_and_every_planned_end()
         ("the backup is killed", scenes::sides::backup_killed),
         ("the backup sleeps too long", scenes::sides::backup_sleeps),
         ("the primary sleeps too long", scenes::sides::primary_sleeps),
+        ("stalls below the timeout", scenes::stalls::stalls_below_the_timeout),
+        ("the backup is slow", scenes::slow::backup_is_slow),
         ("protection is disabled", scenes::planned::disabled),
         ("a planned failover", scenes::planned::failover),
         ("the guest boots anew", scenes::planned::guest_reboots),

@@ -1,8 +1,10 @@
 //! The promise, again and again: the primary is killed at random moments under every kind of load, and the clients'
-//! connections, the answers and the disk come through all of it.
+//! connections, the answers and the disk come through all of it. In between the backup is killed, too: while it is being
+//! joined, or while it follows.
 //!
 //! One VM boots once and lives through all kills, from host to host. `FT_CAMPAIGN_SEED` repeats the moments of a run,
-//! `FT_CAMPAIGN_KILLS` sets the kills for each kind of load, `FT_CAMPAIGN_LOADS` chooses kinds (`disk,compute`).
+//! `FT_CAMPAIGN_KILLS` sets the primaries killed for each kind of load, `FT_CAMPAIGN_LOADS` chooses kinds (`disk,compute`),
+//! `FT_CAMPAIGN_TOTAL` ends it after so many kills of either side, as often round all loads as that takes (`scripts/soak kills`).
 
 mod campaign;
 mod common;
@@ -15,17 +17,24 @@ use tests::client::{History, check};
 use tests::guest::blocks;
 use tests::guest::protocol::Ask;
 use tests::runner::{Cluster, Ended, Options};
-use tests::vm::{Acknowledgement, Pair, pause};
+use tests::vm::{Acknowledgement, Pair, pause, wait_until};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// A kill comes this long after the protection began, at the latest.
 const DELAY_MS_MAX: u64 = 1500;
+/// A join takes a few seconds: kills come in all parts of it.
+const JOIN_MS_MAX: u64 = 3000;
+/// For as long as the primary may take to see that its backup is gone.
+const NOTICE: Duration = Duration::from_secs(60);
 
 struct Campaign<'a> {
     pair: Pair<'a>,
     seed: u64,
     kills: u64,
     total: u64,
+    /// Kills of either side after which it ends; not at all before all loads had theirs if not given.
+    total_most: Option<u64>,
+    draws: u64,
     start: Instant,
     histories: Vec<History>,
     durable_blocks: u64,
@@ -34,8 +43,8 @@ struct Campaign<'a> {
 
 #[test]
 fn connections_answers_and_disk_survive_every_kill_under_every_load() {
-    let seed = number("FT_CAMPAIGN_SEED").unwrap_or_else(seed_of_now);
-    let kills = number("FT_CAMPAIGN_KILLS").unwrap_or(10);
+    let seed = common::number("FT_CAMPAIGN_SEED").unwrap_or_else(common::seed_of_now);
+    let kills = common::number("FT_CAMPAIGN_KILLS").unwrap_or(10);
     println!("FT_CAMPAIGN_SEED={seed}, {kills} kills under each load");
     let cluster = Cluster::start(&Options::new(2).unwrap()).unwrap();
     common::conclude(&cluster, run(&cluster, seed, kills));
@@ -46,15 +55,30 @@ fn run(cluster: &Cluster, seed: u64, kills: u64) -> Result<()> {
     let pair = common::small_pair(cluster, Acknowledgement::Received)?;
     println!("protected after {:.1} s", start.elapsed().as_secs_f64());
     let (histories, slowest) = (Vec::new(), Duration::ZERO);
-    let mut campaign =
-        Campaign { pair, seed, kills, total: 0, start, histories, durable_blocks: 0, slowest };
-    for (index, workload) in chosen_workloads().into_iter().enumerate() {
-        let survived = campaign.survive(workload, u32::try_from(index)? + 1);
-        survived
-            .with_context(|| format!("{workload:?}, seed {seed}\n{}", campaign.pair.describe()))?;
+    let mut campaign = Campaign {
+        pair,
+        seed,
+        kills,
+        total: 0,
+        total_most: common::number("FT_CAMPAIGN_TOTAL"),
+        draws: 0,
+        start,
+        histories,
+        durable_blocks: 0,
+        slowest,
+    };
+    let mut client = 0;
+    while campaign.total_most.map_or(client == 0, |most| campaign.total < most) {
+        for workload in chosen_workloads() {
+            client += 1;
+            let survived = campaign.survive(workload, client);
+            survived.with_context(|| {
+                format!("{workload:?}, seed {seed}\n{}", campaign.pair.describe())
+            })?;
+        }
     }
     println!(
-        "{} kills survived in {:.0} s, longest gap {} ms",
+        "{} kills of either side survived in {:.0} s, longest gap {} ms",
         campaign.total,
         start.elapsed().as_secs_f64(),
         campaign.slowest.as_millis()
@@ -69,6 +93,9 @@ impl Campaign<'_> {
         let load = Load::start(workload, guest, client, self.start)?;
         load.must_get_on()?;
         for kill in 0..self.kills {
+            if self.total_most.is_some_and(|most| self.total >= most) {
+                break;
+            }
             if let Err(error) = self.kill_once(workload, &load, kill) {
                 let said = load.finish(guest, &mut self.histories);
                 return Err(error.context(format!("kill {kill}; the client: {said:?}")));
@@ -104,10 +131,10 @@ impl Campaign<'_> {
         self.total += 1;
         self.slowest = self.slowest.max(gap);
         let again = Instant::now();
-        self.pair.reprotect()?;
+        let how = self.protect_again(load)?;
         println!(
             "{workload:?} {kill}: killed {} ms after it was protected, at moment {moment}; live on host {host_index} \
-             after {} ms, the client's gap {} ms; protected again after {} ms",
+             after {} ms, the client's gap {} ms; {how}, protected again after {} ms",
             delay.as_millis(),
             waited.as_millis(),
             gap.as_millis(),
@@ -116,9 +143,43 @@ impl Campaign<'_> {
         Ok(())
     }
 
-    /// A number below `limit` that the seed and the count of kills determine.
-    fn random(&self, limit: u64) -> u64 {
-        xxh3_64_with_seed(&self.total.to_le_bytes(), self.seed) % limit
+    /// Gives the survivor a backup; every third time that is killed on the way, every third time soon afterwards. The VM
+    /// must not notice. Returns in words what was done.
+    fn protect_again(&mut self, load: &Load) -> Result<&'static str> {
+        let how = match self.random(3) {
+            0 => {
+                self.pair.begin_reprotection()?;
+                let delay = self.random(JOIN_MS_MAX);
+                self.kill_backup(load, delay)?;
+                "its first backup was killed in the join"
+            }
+            1 => {
+                self.pair.reprotect()?;
+                let delay = self.random(DELAY_MS_MAX);
+                self.kill_backup(load, delay)?;
+                "its first backup was killed"
+            }
+            _ => "its backup was left alone",
+        };
+        self.pair.reprotect()?;
+        Ok(how)
+    }
+
+    fn kill_backup(&mut self, load: &Load, delay_ms: u64) -> Result<()> {
+        pause(Duration::from_millis(delay_ms))?;
+        self.pair.backup().context("there is no backup")?.kill()?;
+        self.total += 1;
+        wait_until("the primary to go on alone", NOTICE, Duration::from_millis(200), || {
+            let state = self.pair.ft_info()?.state;
+            Ok((!["joining", "protected", "holding"].contains(&state.as_str())).then_some(()))
+        })?;
+        load.must_get_on()
+    }
+
+    /// A number below `limit` that the seed and the count of draws determine.
+    fn random(&mut self, limit: u64) -> u64 {
+        self.draws += 1;
+        xxh3_64_with_seed(&self.draws.to_le_bytes(), self.seed) % limit
     }
 
     /// Switches the guest off; what it leaves on the disk must be what the clients were told.
@@ -147,14 +208,4 @@ fn chosen_workloads() -> Vec<Workload> {
     let Ok(chosen) = std::env::var("FT_CAMPAIGN_LOADS") else { return WORKLOADS.to_vec() };
     let name = |workload: &Workload| format!("{workload:?}").to_lowercase();
     WORKLOADS.into_iter().filter(|load| chosen.split(',').any(|one| one == name(load))).collect()
-}
-
-fn number(variable: &str) -> Option<u64> {
-    let text = std::env::var(variable).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{variable} is '{text}', which is no number")))
-}
-
-fn seed_of_now() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    now.map_or(0, |since| since.as_millis() as u64)
 }

@@ -175,12 +175,38 @@ pub enum Ask {
         /// The file.
         path: String,
     },
+    /// Where in the kernel's memory a symbol of it is, in hexadecimal.
+    Symbol {
+        /// Its name.
+        name: String,
+    },
     /// What the processor's time stamp counter says to a program: another number on every host.
     TimeStamp,
+    /// Run a program that everybody knows, on input that is always the same.
+    Run {
+        /// Which.
+        program: Program,
+    },
+    /// Write to every page of so much memory, over and over, until told to stop.
+    StartRewriting {
+        /// How much, in MiB.
+        mib: u32,
+    },
+    /// Stop writing to memory.
+    StopRewriting,
     /// Unmount the disk and switch off. There is no answer.
     PowerOff,
     /// Unmount the disk and boot again. There is no answer.
     Reboot,
+}
+
+/// A program whose time says something about a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Program {
+    /// Compresses a text.
+    Gzip,
+    /// Sorts lines.
+    Sort,
 }
 
 /// What the control service answers.
@@ -202,6 +228,16 @@ pub enum Answer {
     Statistics(Statistics),
     /// The content of a file.
     Text(String),
+    /// How long a program ran, in ns by the guest's clock.
+    Took {
+        /// The time.
+        duration_ns: u64,
+    },
+    /// So many pages were written to.
+    Rewritten {
+        /// How many, each counted as often as it was written to.
+        pages: u64,
+    },
     /// It is done.
     Done,
     /// It could not be done, and why.

@@ -13,6 +13,8 @@ pub struct FtInfo {
     pub state: String,
     /// `primary` or `backup`, if the VM is one of a pair.
     pub role: Option<String>,
+    /// Where the arbiter is, as this side asks it.
+    pub arbiter: Option<String>,
     /// How many pairs this VM has been part of.
     pub generation: u64,
     /// The other replica's address.
@@ -23,6 +25,9 @@ pub struct FtInfo {
     pub acknowledged_moment: u64,
     /// How far the backup's execution is behind, in ms.
     pub lag_ms: u64,
+    /// The part of its time, in percent, that the guest rests because the backup is slower.
+    #[serde(default)]
+    pub slowdown_percent: u64,
     /// The log.
     pub log: LogTraffic,
     /// Outputs that wait for an acknowledgement.

@@ -190,6 +190,14 @@ impl<'a> Pair<'a> {
         self.enable()
     }
 
+    /// Starts to give a VM that runs alone a backup, and does not wait for it.
+    pub fn begin_reprotection(&mut self) -> Result<()> {
+        self.add_backup()?;
+        let fields = self.enable_fields()?;
+        self.primary.ask(&["ft-enable", &fields]).with_context(|| self.describe())?;
+        Ok(())
+    }
+
     /// Waits until the primary says that it is protected.
     pub fn wait_until_protected(&mut self) -> Result<()> {
         let waited = wait_until("protection", JOIN_TIMEOUT, ASK_INTERVAL, || {

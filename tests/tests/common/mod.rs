@@ -20,6 +20,18 @@ pub fn timeout() -> Duration {
     Duration::from_millis(chosen_ms.unwrap_or(USUAL_MS))
 }
 
+/// The number that an environment variable holds, if there is such a variable.
+pub fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable} is '{text}', which is no number")))
+}
+
+/// A seed that no run had before.
+pub fn seed_of_now() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |since| since.as_millis() as u64)
+}
+
 /// A takeover after silence takes the timeout, twice if both sides have to see it; the rest is patience.
 pub fn takeover_timeout() -> Duration {
     10 * timeout()

@@ -75,6 +75,9 @@ pub fn etcd_hangs_and_primary_is_lost(stage: &mut Stage) -> Result<()> {
     wait_for_state(stage.pair.backup().context("there is no backup")?, "waiting")?;
     stage.pair.choose_arbiter(Arbiter::Etcd);
     stage.pair.enable()?;
+    for side in [stage.pair.ft_info()?, stage.pair.backup().context("no backup")?.ft_info()?] {
+        ensure!(side.arbiter == Some(EtcdServer::arbiter()), "it is not asked: {side:?}");
+    }
     stage.witness.forget();
     stage.must_answer()?;
     etcd.freeze()?;

@@ -3,6 +3,8 @@
 pub mod arbitration;
 pub mod planned;
 pub mod sides;
+pub mod slow;
+pub mod stalls;
 
 use std::time::{Duration, Instant};
 

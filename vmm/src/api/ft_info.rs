@@ -13,6 +13,10 @@ pub struct FtInfo {
     pub state: FtState,
     /// Which part it plays; absent for a VM that is on its own.
     pub role: Option<FtRole>,
+    /// What the VM is called where the arbiter keeps its answers, in hexadecimal digits.
+    pub vm_id: Option<String>,
+    /// Where the arbiter is; absent if there is none.
+    pub arbiter: Option<String>,
     /// How many pairs this VM has been part of; the arbiter is asked once a generation.
     pub generation: u64,
     /// How the VM is kept twice.
@@ -28,6 +32,8 @@ pub struct FtInfo {
     /// Milliseconds the backup's execution is behind, as this side sees it: since the oldest log
     /// that is not executed was sent (primary) or came (backup).
     pub lag_ms: u64,
+    /// Primary: the part of its time, in percent, that the guest rests because the backup is slower.
+    pub slowdown_percent: u64,
     /// The log.
     pub log: LogTraffic,
     /// Outputs that wait for an acknowledgement now.

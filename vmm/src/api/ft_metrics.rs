@@ -77,6 +77,8 @@ fn about(text: &mut Exposition, info: &FtInfo) {
     text.single("vmm_ft_acknowledged_moments_total", "counter", help, info.acknowledged_moment);
     let help = "How far the backup's execution is behind.";
     text.single("vmm_ft_lag_seconds", "gauge", help, seconds(info.lag_ms));
+    let help = "Percent of its time that the guest rests because the backup is slower.";
+    text.single("vmm_ft_slowdown_percent", "gauge", help, info.slowdown_percent);
 }
 
 fn log(text: &mut Exposition, info: &FtInfo) {

@@ -6,6 +6,7 @@ use ft::Input;
 use hypervisor::{Exit, monotonic_ns};
 
 use super::messages::{Ended, Inspection, Message, NOT_LOGGED, Report};
+use super::slowdown::Slowdown;
 use super::{Engine, Mode};
 use crate::error::Error;
 
@@ -34,12 +35,21 @@ impl Engine {
         self.enter()
     }
 
-    /// Whether something other than the user holds the guest up: a full log, or a copy that has to
-    /// get ahead of it.
+    /// Whether something other than the user holds the guest up: a full log, a follower that is
+    /// slower, or a copy that has to get ahead of it.
     fn stands_still(&self) -> bool {
         match &self.mode {
             Mode::Copying(copying) => copying.guest_waits(),
-            Mode::Live | Mode::Recording(_) | Mode::Replaying(_) => self.stalled,
+            Mode::Recording(_) => self.stalled || self.slowdown.rests(monotonic_ns()),
+            Mode::Live | Mode::Replaying(_) => self.stalled,
+        }
+    }
+
+    /// When a guest that rests may run again or one that runs has to rest, monotonic ns.
+    fn slowdown_due_ns(&self) -> Option<u64> {
+        match &self.mode {
+            Mode::Recording(_) => self.slowdown.changes_ns(monotonic_ns()),
+            Mode::Live | Mode::Copying(_) | Mode::Replaying(_) => None,
         }
     }
 
@@ -75,6 +85,7 @@ impl Engine {
                 self.reports.send(Report::HandedOver(self.machine.moment()));
             }
             Message::Stall(on) => self.stalled = on,
+            Message::SlowDown(percent) => self.slowdown = Slowdown::new(percent),
             Message::Inspect(inspect) => inspect(&self.inspection()),
             Message::Stop => {
                 self.finish_log(ft::EndReason::Stopped)?;
@@ -141,7 +152,7 @@ impl Engine {
             }
             Mode::Live | Mode::Replaying(_) => None,
         };
-        if let Some(due_ns) = due_ns {
+        for due_ns in due_ns.into_iter().chain(self.slowdown_due_ns()) {
             timeout = timeout.min(Duration::from_nanos(due_ns.saturating_sub(monotonic_ns())));
         }
         if !timeout.is_zero() {
@@ -191,7 +202,8 @@ impl Engine {
             Mode::Copying(copying) => Some(copying.due_ns()),
             Mode::Live | Mode::Recording(_) | Mode::Replaying(_) => None,
         };
-        if let Some(due_ns) = input_due_ns.into_iter().chain(copy_due_ns).min() {
+        let others = copy_due_ns.into_iter().chain(self.slowdown_due_ns());
+        if let Some(due_ns) = input_due_ns.into_iter().chain(others).min() {
             self.machine.vcpu.kicker().kick_by(due_ns);
         }
     }

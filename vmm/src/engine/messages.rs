@@ -79,6 +79,9 @@ pub enum Message {
     GoLive,
     /// Whether the log's buffer is full: the guest does not run while it is.
     Stall(bool),
+    /// The guest has to rest this part of the time, in percent, while it is logged: its follower is
+    /// slower than it.
+    SlowDown(u64),
     /// End the log for a planned move, then hold the machine still.
     HandOver,
     /// Look at the machine from inside its thread.

@@ -14,6 +14,7 @@ mod live;
 mod messages;
 mod recording;
 mod replaying;
+mod slowdown;
 
 use std::thread::JoinHandle;
 
@@ -29,6 +30,7 @@ use self::copying::Copying;
 use self::messages::Shared;
 use self::recording::Recording;
 use self::replaying::Replaying;
+use self::slowdown::Slowdown;
 use crate::error::Error;
 use crate::machine::{Machine, Next};
 use crate::seccomp;
@@ -66,6 +68,7 @@ pub struct Engine {
     waiting: std::collections::VecDeque<ft::Input>,
     paused: bool,
     stalled: bool,
+    slowdown: Slowdown,
     budget: DeltaBudget,
     ended: Option<Ended>,
 }
@@ -143,6 +146,7 @@ impl Engine {
             waiting: std::collections::VecDeque::new(),
             paused: parts.paused,
             stalled: false,
+            slowdown: Slowdown::default(),
             budget: DeltaBudget::default(),
             ended: None,
         }

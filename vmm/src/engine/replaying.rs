@@ -140,7 +140,8 @@ impl Engine {
             | Message::Record(_)
             | Message::StopRecording(_)
             | Message::HandOver
-            | Message::Stall(_) => {}
+            | Message::Stall(_)
+            | Message::SlowDown(_) => {}
         }
         Ok(())
     }

@@ -12,6 +12,8 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use super::*;
+use crate::config::Arbiter;
+use crate::replica::open_arbiter;
 use calls::of;
 
 /// Says to [`child`] what to do: the mode, the thread, the deed.
@@ -46,6 +48,7 @@ fn deed_of(deed: &str, kind: Thread) -> Box<dyn FnOnce() + Send> {
         }
         "thread" => || std::thread::spawn(work).join().unwrap(),
         "vm" => vm,
+        "arbiters" => arbiters,
         "names" => || drop(std::net::ToSocketAddrs::to_socket_addrs("localhost:1").unwrap()),
         other => panic!("{other}"),
     };
@@ -101,6 +104,20 @@ fn vm() {
     fs::remove_file(path).unwrap();
 }
 
+/// Asks arbiters, as a backup's main thread does before a join: one by a name that has to be looked
+/// up, and one in a directory.
+fn arbiters() {
+    let directory = std::env::temp_dir();
+    for (text, fails) in [
+        ("arbiter=etcd:http://nobody.invalid:1".to_owned(), true),
+        (format!("arbiter=file:{}", directory.display()), false),
+    ] {
+        let config = Arbiter::parse(&text).unwrap();
+        let checked = open_arbiter(Some(&config)).unwrap().unwrap().check();
+        assert_eq!(checked.is_err(), fails, "{text}: {checked:?}");
+    }
+}
+
 /// Has a child do something; what it said, and how it ended.
 fn order(mode: &str, thread: Thread, deed: &str) -> (Option<i32>, String) {
     let Output { status, stdout, stderr } = Command::new(std::env::current_exe().unwrap())
@@ -138,6 +155,7 @@ fn every_thread_does_its_work_panics_included() {
         assert!(said.contains("a panic in a test"), "{said}");
     }
     does("true", Thread::Main, "vm");
+    does("true", Thread::Main, "arbiters");
     does("true", Thread::Http, "thread");
     does("true", Thread::Helpers, "thread");
     does("true", Thread::Helpers, "names");

@@ -75,6 +75,17 @@ impl BackupSide {
         self.identity
     }
 
+    /// The VM's name, if there is a VM.
+    pub(super) fn vm_id(&self) -> Option<[u8; 16]> {
+        let (vm_id, generation) = self.identity;
+        (generation > 0 && self.backup.state() != BackupState::Waiting).then_some(vm_id)
+    }
+
+    /// Who decides if the primary is lost.
+    pub(super) fn arbiter(&self) -> Option<&BoundedArbiter> {
+        self.arbiter.as_deref()
+    }
+
     /// How long the event loop may sleep, ms.
     pub(super) fn tick_ms(&self) -> Option<u64> {
         match self.backup.state() {

@@ -6,6 +6,7 @@
 use ft::{Event, HaltReason, Happening, PrimaryState};
 use hypervisor::monotonic_ns;
 
+use super::lag_loop::LagLoop;
 use super::primary_side::{Brakes, Handover, PrimarySide, now_ms};
 use super::protection::Protection;
 use super::{Awaits, Outcome, Shell, Source};
@@ -25,6 +26,7 @@ impl Shell {
             side.gate_closed = false;
             side.holding = false;
             side.brakes = Brakes::default();
+            side.lag_loop = LagLoop::default();
             let held = side.gate.release(u64::MAX, monotonic_ns() / 1_000);
             side.leaving.extend(held);
             side.gate.restart();
@@ -34,6 +36,7 @@ impl Shell {
         self.let_leave();
         self.send(Message::StopRecording(None));
         self.send(Message::Stall(false));
+        self.send(Message::SlowDown(0));
         if handed.is_some() {
             self.send(Message::Resume);
             self.answer(

@@ -7,6 +7,8 @@ use ft::{BackupState, PrimaryState};
 use super::Shell;
 use super::protection::Protection;
 use crate::api::{FtInfo, FtProtection, FtRole, FtState, OutputDelayUs};
+use crate::identity::hex;
+use crate::replica::BoundedArbiter;
 
 impl Shell {
     pub(super) fn ft_info(&self) -> FtInfo {
@@ -41,7 +43,10 @@ impl Shell {
             }
             Protection::Primary(side) => {
                 info.role = Some(FtRole::Primary);
+                info.vm_id = Some(hex(&side.vm_id));
+                info.arbiter = side.arbiter.as_ref().map(|arbiter| arbiter.place());
                 info.generation = side.primary.generation();
+                info.slowdown_percent = side.lag_loop.percent();
                 info.ack = side.ack();
                 info.peer = Some(side.peer.clone());
                 info.outputs_held = side.outputs_held();
@@ -51,6 +56,8 @@ impl Shell {
             }
             Protection::Backup(side) => {
                 info.role = Some(FtRole::Backup);
+                info.vm_id = side.vm_id().map(|id| hex(&id));
+                info.arbiter = side.arbiter().map(BoundedArbiter::place);
                 info.generation = side.backup.generation();
                 info.ack = side.ack();
                 info.peer = Some(side.peer());

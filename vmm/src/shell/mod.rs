@@ -10,6 +10,7 @@ mod console;
 mod events;
 mod farewell;
 mod info;
+mod lag_loop;
 mod lifecycle;
 mod logged;
 mod ordering;

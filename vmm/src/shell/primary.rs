@@ -12,6 +12,7 @@ use ft::recorder::Noted;
 use ft::{Action, Chunk, DigestMode, Event, Gate, Happening, Link, Output, Primary, PrimaryState};
 use hypervisor::monotonic_ns;
 
+use super::lag_loop::LagLoop;
 use super::logged::prologue;
 use super::primary_side::{
     Brakes, GATE_LIMIT_BYTES, Handover, Held, PrimarySide, ask_arbiter, now_ms, settings,
@@ -67,6 +68,7 @@ impl Shell {
             gate_closed: false,
             leaving: VecDeque::new(),
             brakes: Brakes::default(),
+            lag_loop: LagLoop::default(),
             starting,
             handing_over: None,
             chunk_ends: VecDeque::new(),
@@ -398,6 +400,20 @@ impl Shell {
         }
         let follows = side.primary.state() == PrimaryState::Protected;
         let lag_ms = if follows { progress.lag_ms } else { 0 };
-        side.brakes.note_lag(lag_ms, side.config.timings.max_lag_ms);
+        let most_ms = side.config.timings.max_lag_ms;
+        side.brakes.note_lag(lag_ms, most_ms);
+        let before = side.lag_loop.percent();
+        if let Some(percent) = side.lag_loop.note(now_ms(), lag_ms, most_ms) {
+            self.slow_down(before, percent);
+        }
+    }
+
+    fn slow_down(&mut self, before: u64, percent: u64) {
+        if before == 0 {
+            log::info!("the backup executes more slowly than this host: the VM is slowed down");
+        } else if percent == 0 {
+            log::info!("the backup keeps up again: the VM has all of its speed");
+        }
+        self.send(Message::SlowDown(percent));
     }
 }

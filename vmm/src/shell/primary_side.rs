@@ -11,6 +11,7 @@ use ft::{Answer, Gate, Output, Primary, PrimaryState, Settings, Weight};
 use hypervisor::boottime_ms;
 
 use super::Poller;
+use super::lag_loop::LagLoop;
 use crate::config::{AckMode, FtConfig};
 use crate::replica::{BoundedArbiter, Channel, Heartbeats, Helpers, Question};
 
@@ -89,6 +90,8 @@ pub(super) struct PrimarySide {
     pub leaving: VecDeque<Held>,
     /// Why the machine has to stand still, and whether it was told so.
     pub brakes: Brakes,
+    /// What the machine is slowed down by so that they are seldom needed.
+    pub lag_loop: LagLoop,
     /// The VM stands still until its log begins.
     pub starting: bool,
     /// A planned move is under way.

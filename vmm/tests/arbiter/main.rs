@@ -161,7 +161,9 @@ fn an_arbiter_that_is_gone_says_neither_yes_nor_no(backend: &mut impl Backend) {
     }
     // Nobody is protected with an arbiter that cannot be asked; the reason is a sentence.
     let error = client.check().unwrap_err().to_string();
-    assert!(error.starts_with("the arbiter") && error.contains(&client.place()), "{error}");
+    let place = client.place();
+    let (_, place) = place.split_once(':').unwrap();
+    assert!(error.starts_with("the arbiter") && error.contains(place), "{error}");
 }
 
 fn an_arbiter_that_comes_back_knows_what_it_said(backend: &mut impl Backend) {

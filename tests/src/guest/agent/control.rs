@@ -5,7 +5,7 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 
-use super::{End, Guest, entropy, statistics};
+use super::{End, Guest, entropy, programs, statistics};
 use crate::guest::protocol::{Answer, Ask};
 
 const LINE_SIZE_MAX: u64 = 4096;
@@ -52,6 +52,13 @@ fn answer(ask: &Ask, guest: &Guest) -> io::Result<Answer> {
             std::fs::File::open(path)?.take(FILE_SIZE_MAX).read_to_end(&mut content)?;
             Answer::Text(String::from_utf8_lossy(&content).into_owned())
         }
+        Ask::Run { program } => Answer::Took { duration_ns: programs::run(*program)? },
+        Ask::StartRewriting { mib } => {
+            guest.rewriter.start(*mib)?;
+            Answer::Done
+        }
+        Ask::StopRewriting => Answer::Rewritten { pages: guest.rewriter.stop()? },
+        Ask::Symbol { name } => Answer::Text(symbol(name)?),
         Ask::TimeStamp => Answer::Text(time_stamp().to_string()),
         Ask::PowerOff => end(guest, End::PowerOff)?,
         Ask::Reboot => end(guest, End::Reboot)?,
@@ -61,6 +68,20 @@ fn answer(ask: &Ask, guest: &Guest) -> io::Result<Answer> {
 fn end(guest: &Guest, end: End) -> io::Result<Answer> {
     guest.end.send(end).map_err(io::Error::other)?;
     Ok(Answer::Done)
+}
+
+fn symbol(name: &str) -> io::Result<String> {
+    for line in BufReader::new(std::fs::File::open("/proc/kallsyms")?).lines() {
+        let line = line?;
+        let mut words = line.split_whitespace();
+        if let (Some(address), Some(_kind), Some(found)) =
+            (words.next(), words.next(), words.next())
+            && found == name
+        {
+            return Ok(address.to_owned());
+        }
+    }
+    Err(io::Error::other(format!("the kernel has no symbol {name}")))
 }
 
 /// Asks for what no log has: nothing but a divergence can come of it.

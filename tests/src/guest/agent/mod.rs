@@ -8,6 +8,8 @@ mod compute;
 mod control;
 mod entropy;
 mod journal;
+mod programs;
+mod rewriter;
 mod statistics;
 mod work;
 mod writer;
@@ -24,6 +26,7 @@ use super::protocol::{
 };
 pub use compute::compute;
 use journal::Journal;
+use rewriter::Rewriter;
 use writer::Writer;
 
 /// How the guest is to end. `/init` knows the numbers.
@@ -39,6 +42,7 @@ pub enum End {
 struct Guest {
     journal: Journal,
     writer: Writer,
+    rewriter: Rewriter,
     end: Sender<End>,
 }
 
@@ -58,7 +62,8 @@ const SERVICES: [(u16, Service); 7] = [
 pub fn run() -> io::Result<End> {
     let (end, ends) = channel();
     let journal = Journal::open("/data/journal".as_ref())?;
-    let guest = Arc::new(Guest { journal, writer: Writer::default(), end: end.clone() });
+    let (writer, rewriter) = (Writer::default(), Rewriter::default());
+    let guest = Arc::new(Guest { journal, writer, rewriter, end: end.clone() });
     for (port, service) in SERVICES {
         let listener = TcpListener::bind(("0.0.0.0", port))?;
         let guest = guest.clone();

@@ -181,7 +181,13 @@ const ROWS: &[(&str, Cell)] = &[
     ("mode", |info| plain(format!("{}, ack {}", info.mode.name(), info.ack.name()))),
     ("moment", |info| plain(count(info.moment))),
     ("acknowledged", |info| plain(count(info.acknowledged_moment))),
-    ("lag", |info| plain(milliseconds(info.lag_ms))),
+    ("lag", |info| match info.slowdown_percent {
+        0 => plain(milliseconds(info.lag_ms)),
+        percent => {
+            let lag = milliseconds(info.lag_ms);
+            (format!("{lag}, VM slowed down by {percent} %"), Tone::Care)
+        }
+    }),
     ("output delay", |info| match info.role {
         Some(FtRole::Primary) => {
             let (p50, p99) = (info.output_delay_us.p50, info.output_delay_us.p99);

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::{Arbiter, Question, Verdict};
 use crate::error::Error;
+use crate::seccomp::start_helper;
 
 /// How long one answer is waited for. Outputs are held meanwhile, and the asking goes on after it.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
@@ -45,7 +46,7 @@ impl BoundedArbiter {
         Self { arbiter, patience, open: Mutex::new(None) }
     }
 
-    /// Where the arbiter is, for messages.
+    /// Where the arbiter is, in the words of `arbiter=`.
     pub fn place(&self) -> String {
         self.arbiter.place()
     }
@@ -98,14 +99,12 @@ impl BoundedArbiter {
         // Room for the one answer: the thread never waits for somebody who has gone.
         let (sender, receiver): (SyncSender<Result<T, Error>>, _) = sync_channel(1);
         let arbiter = Arc::clone(&self.arbiter);
-        std::thread::Builder::new()
-            .name("arbiter-call".to_owned())
-            .spawn(move || {
-                let answer = work(&*arbiter);
-                drop(presence);
-                let _ = sender.send(answer);
-            })
-            .map_err(Error::Thread)?;
+        // As a helper whoever asks: what a name's lookup or TLS calls is not on any other's list.
+        start_helper("arbiter-call", move || {
+            let answer = work(&*arbiter);
+            drop(presence);
+            let _ = sender.send(answer);
+        })?;
         Ok(receiver)
     }
 

@@ -185,7 +185,7 @@ impl EtcdArbiter {
 
 impl Arbiter for EtcdArbiter {
     fn place(&self) -> String {
-        self.config.to_string()
+        format!("etcd:{}", self.config)
     }
 
     fn claim(&self, question: &Question) -> Result<Verdict, Error> {
@@ -221,7 +221,7 @@ impl Arbiter for EtcdArbiter {
             Error::Arbiter(format!(
                 "the arbiter in etcd at {} cannot be asked: {error}; are its servers up, and are \
                  these their addresses?",
-                self.place()
+                self.config
             ))
         })
     }

@@ -83,7 +83,7 @@ impl FileArbiter {
 
 impl Arbiter for FileArbiter {
     fn place(&self) -> String {
-        self.directory.display().to_string()
+        format!("file:{}", self.directory.display())
     }
 
     fn claim(&self, question: &Question) -> Result<Verdict, Error> {

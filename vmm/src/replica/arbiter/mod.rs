@@ -44,7 +44,7 @@ pub enum Verdict {
 /// The first who claims a generation has it for ever. Whoever asks again gets the same answer,
 /// also if the first answer never arrived. An answer is durable before it is given.
 pub trait Arbiter: Debug + Send + Sync {
-    /// Where it is, for messages.
+    /// Where it is, in the words of `arbiter=`.
     fn place(&self) -> String;
 
     /// Asks. May take as long as whatever lies below takes.
