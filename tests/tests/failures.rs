@@ -68,7 +68,6 @@ fn a_cut_channel_or_a_lost_arbiter_never_makes_two() {
     let scenes: &[(&str, Scene)] = &[
         ("etcd is not there", scenes::arbitration::etcd_is_not_there),
         ("etcd hangs, the primary is lost", scenes::arbitration::etcd_hangs_and_primary_is_lost),
-        ("the channel is cut", scenes::arbitration::channel_cut),
         ("the arbiter is lost, then the primary", scenes::arbitration::arbiter_lost_then_primary),
         ("the channel is cut and the arbiter lost", scenes::arbitration::channel_and_arbiter_lost),
     ];

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use matrix::{Chosen, Outcome, Row, chosen, rows};
-use scenes::arbitration::{loser_must_be_out, must_have_spoken, protect_again};
+use scenes::arbitration::{loser_must_be_out, must_have_spoken};
 use scenes::sides::hosts;
 use scenes::{Stage, Survivor, too_long, wait_for_state};
 use tests::runner::{Cluster, Options, can_cut};
@@ -112,6 +112,15 @@ fn conclude(
     pause(LATECOMERS)?;
     must_have_spoken(stage, survivor, host, other)?;
     if last { Ok(()) } else { protect_again(stage, survivor) }
+}
+
+/// Whoever goes on gets a backup again.
+fn protect_again(stage: &mut Stage, survivor: Survivor) -> Result<()> {
+    match survivor {
+        // The backup that lost stands by.
+        Survivor::Primary => stage.pair.enable(),
+        Survivor::Backup => stage.pair.reprotect(),
+    }
 }
 
 fn must_be(outcome: Outcome, survivor: Survivor) -> Result<()> {

@@ -58,7 +58,7 @@ const MORE: [&[Single]; 6] = [
 ];
 
 /// The rows that are always played; the others when they are asked for.
-pub const SAMPLE: [&str; 3] = ["heartbeats", "to-primary", "hosts+arbiter-at-primary"];
+pub const SAMPLE: [&str; 2] = ["to-primary", "hosts+arbiter-at-primary"];
 
 /// Who runs the VM in the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

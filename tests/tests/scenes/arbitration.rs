@@ -11,24 +11,6 @@ use tests::vm::Arbiter;
 use super::sides::hosts;
 use super::{Stage, Survivor, too_long, wait_for_state};
 
-/// The hosts do not hear each other; the client hears both. The arbiter decides.
-pub fn channel_cut(stage: &mut Stage) -> Result<()> {
-    let (host, other) = hosts(stage);
-    stage.witness.forget();
-    stage.must_answer()?;
-    let cuts = cut(stage)?;
-    let survivor = stage.wait_for_survivor()?;
-    stage.must_answer()?;
-    loser_must_be_out(stage, survivor)?;
-    cuts.mend()?;
-    // The network that is whole again changes nothing.
-    tests::vm::pause(too_long() / 2)?;
-    stage.must_answer()?;
-    must_have_spoken(stage, survivor, host, other)?;
-    stage.must_be_sound()?;
-    protect_again(stage, survivor)
-}
-
 /// A backup that cannot ask waits with going live, however long it takes.
 pub fn arbiter_lost_then_primary(stage: &mut Stage) -> Result<()> {
     let (host, other) = hosts(stage);
@@ -139,15 +121,6 @@ pub fn must_have_spoken(
     match survivor {
         Survivor::Primary => stage.must_have_heard(&[host]),
         Survivor::Backup => stage.must_have_heard(&[host, other]),
-    }
-}
-
-/// Whoever goes on gets a backup again.
-pub fn protect_again(stage: &mut Stage, survivor: Survivor) -> Result<()> {
-    match survivor {
-        // The backup that lost stands by.
-        Survivor::Primary => stage.pair.enable(),
-        Survivor::Backup => stage.pair.reprotect(),
     }
 }
 
