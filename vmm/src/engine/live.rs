@@ -51,9 +51,7 @@ impl Engine {
     /// When a guest that rests may run again or one that runs has to rest, monotonic ns.
     fn slowdown_due_ns(&self) -> Option<u64> {
         match &self.mode {
-            Mode::Recording(_) | Mode::Checkpointing(_) => {
-                self.slowdown.changes_ns(monotonic_ns())
-            }
+            Mode::Recording(_) | Mode::Checkpointing(_) => self.slowdown.changes_ns(monotonic_ns()),
             Mode::Live | Mode::Copying(_) | Mode::Replaying(_) => None,
         }
     }
