@@ -39,11 +39,13 @@ pub struct Unreplayable {
 }
 
 impl Unreplayable {
-    /// A VM whose guest lacks these treatments.
-    pub fn without(undone: &[DebugUndo]) -> Option<Self> {
-        let why = match undone.first()? {
-            DebugUndo::TscRewrite => "its kernel's time-stamp reads were not rewritten",
-            DebugUndo::ApicId => "its guest sees the APIC id of its host",
+    /// What is known of a VM that boots: whether its kernel was treated, and what was left out.
+    pub fn of(treated: bool, undone: &[DebugUndo]) -> Option<Self> {
+        let why = match undone.first() {
+            Some(DebugUndo::TscRewrite) => "its kernel's time-stamp reads were not rewritten",
+            Some(DebugUndo::ApicId) => "its guest sees the APIC id of its host",
+            None if treated => return None,
+            None => "its kernel has no section headers, so its time-stamp reads were not rewritten",
         };
         Some(Self { why: why.to_owned(), by_nature: true })
     }

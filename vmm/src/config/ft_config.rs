@@ -199,6 +199,15 @@ impl FtConfig {
         }
     }
 
+    /// Whether the VM is of no use unless its guest can be replayed.
+    pub fn needs_replay(&self) -> bool {
+        match self.mode {
+            FtMode::Primary { .. } => self.method == FtMethod::Replay,
+            FtMode::Record { .. } | FtMode::Replay { .. } => true,
+            FtMode::Backup { .. } => false,
+        }
+    }
+
     /// Whether this is a VM of its own whose run somebody else depends on or replays: a primary or
     /// a recording. A backup and a replay have no will of their own.
     pub fn is_source(&self) -> bool {

@@ -148,6 +148,13 @@ impl Shell {
         let (Some(config), Some(running)) = (&self.config, &self.running) else {
             return Err(Error::Refused("there is no VM to record".into()));
         };
+        if let Some(Unreplayable { why, by_nature: true }) = &self.succession.unreplayable
+            && self.invocation.debug_undo.is_empty()
+        {
+            return Err(Error::Refused(format!(
+                "a recording of this VM could not be replayed: {why}"
+            )));
+        }
         let settings = Settings::default();
         let prologue = prologue(config, running, DigestMode::Registers, settings, None)?;
         self.protection = Protection::Recording(LogWriter::create(path, &prologue)?);
