@@ -1,5 +1,5 @@
 //! A VM that is kept by checkpoints: because its operator says so, and because a program in its guest does what no log
-//! holds, again and again. A host that dies costs neither the connection nor a request in either case.
+//! holds, again and again. Neither the death of a host nor a planned move costs the connection or a request.
 
 mod common;
 
@@ -40,14 +40,15 @@ fn play(cluster: &Cluster) -> Result<()> {
 
     pair.choose_fields(&["mode=auto"]);
     pair.reprotect().context("the join by replay")?;
-    ensure!(pair.ft_info()?.mode == "replay", "not by replay: {:?}", pair.ft_info()?);
+    let info = pair.ft_info()?;
+    ensure!(info.mode == "replay", "not by replay: {info:?}");
     read_time_until_moved(&mut pair)?;
     must_answer(&load).context("after the move")?;
     let info = pair.ft_info()?;
     println!("by itself: {}", numbers(&info));
-    pair.kill_primary()?;
+    pair.primary().ask(&["ft-failover"])?;
     pair.wait_for_takeover(takeover_timeout())?;
-    must_answer(&load).context("after the second takeover")?;
+    must_answer(&load).context("after the planned failover")?;
     let history = load.stop()?;
     let verdict = check(&[history], &pair.guest().durable_history()?);
     ensure!(verdict.is_clean(), "promises were broken: {verdict:?}");

@@ -112,3 +112,17 @@ impl Description {
         Ok(Self { config, cpuid, disk_sectors, protection, unreplayable })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vm_is_known_to_be_unreplayable_by_what_was_left_undone() {
+        assert_eq!(Unreplayable::of(true, &[]), None);
+        let why = |treated, undone: &[DebugUndo]| Unreplayable::of(treated, undone).unwrap().why;
+        assert!(why(false, &[]).contains("no section headers"));
+        assert!(why(true, &[DebugUndo::TscRewrite]).contains("were not rewritten"));
+        assert!(why(true, &[DebugUndo::ApicId]).contains("APIC id"));
+    }
+}

@@ -137,6 +137,8 @@ impl Engine {
         self.send_checkpoint(frames.len() as u64);
         let now_ns = monotonic_ns();
         if let Mode::Checkpointing(checkpointing) = &mut self.mode {
+            // The first one ends a join, and says nothing of those that follow.
+            let begun_ns = if checkpointing.checkpoints == 1 { now_ns } else { begun_ns };
             checkpointing.pace.took(begun_ns, now_ns);
         }
         Ok(())

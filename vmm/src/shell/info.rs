@@ -23,6 +23,7 @@ impl Shell {
             deltas: self.statistics.deltas,
             delta_pages: self.statistics.delta_pages,
             divergences: self.statistics.divergences,
+            mode_reason: self.succession.unreplayable.as_ref().map(|known| known.why.clone()),
             join: self.statistics.join(),
             standbys: self.standby_infos(),
             last_event: events.last().cloned(),
