@@ -1,8 +1,9 @@
-//! A VM that is kept by checkpoints: because its operator says so, and because a program in its guest does what no log
-//! holds, again and again. Neither the death of a host nor a planned move costs the connection or a request.
+//! A VM that is kept by checkpoints: because its operator says so, and because its kernel is one that cannot
+//! be treated, and because a program in its guest does what no log holds, again and again. Neither the death of a host nor a planned move costs the connection or a request.
 
 mod common;
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -22,7 +23,8 @@ fn a_vm_that_no_log_can_hold_is_kept_by_checkpoints_and_survives_its_hosts() {
 }
 
 fn play(cluster: &Cluster) -> Result<()> {
-    let mut pair = start(cluster)?;
+    untreated(cluster).context("a kernel without section headers")?;
+    let mut pair = start(cluster, None)?;
     let pace = Pace { client: 1, payload_size: 100, interval: Duration::from_millis(10) };
     let load = pair.guest().journal(pace, Instant::now())?;
     pair.choose_fields(&["mode=checkpoint"]);
@@ -34,6 +36,9 @@ fn play(cluster: &Cluster) -> Result<()> {
     let info = pair.ft_info()?;
     println!("by order: {}", numbers(&info));
     ensure!(info.mode == "checkpoint" && info.divergences == 0, "not by checkpoints: {info:?}");
+    pair.primary().ask(&["ft-disable"])?;
+    must_answer(&load).context("after ft-disable")?;
+    pair.enable().context("the second join by checkpoints")?;
     pair.kill_primary()?;
     pair.wait_for_takeover(takeover_timeout())?;
     must_answer(&load).context("after the first takeover")?;
@@ -56,13 +61,40 @@ fn play(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-fn start(cluster: &Cluster) -> Result<Pair<'_>> {
+/// A kernel in which the time-stamp reads cannot be found is one that no log can follow.
+fn untreated(cluster: &Cluster) -> Result<()> {
+    let kernel = cluster.shared_dir().join("without-sections");
+    let mut image = std::fs::read(cluster.cache().vmlinux())?;
+    // Of the ELF header: where the section headers are, how many, and which has their names.
+    for field in [0x28..0x30, 0x3c..0x40] {
+        image.get_mut(field).context("the kernel is no ELF file")?.fill(0);
+    }
+    std::fs::write(&kernel, image)?;
+    let mut pair = start(cluster, Some(kernel))?;
+    pair.choose_fields(&["mode=replay"]);
+    pair.add_backup()?;
+    let fields = pair.enable_fields()?;
+    let refused = pair.primary().ask(&["ft-enable", &fields]).err().map(|why| why.to_string());
+    let expected = "cannot be protected by replay: its kernel has no section headers";
+    ensure!(refused.as_ref().is_some_and(|why| why.contains(expected)), "replay: {refused:?}");
+    pair.choose_fields(&[]);
+    pair.enable()?;
+    let info = pair.ft_info()?;
+    ensure!(info.mode == "checkpoint", "not by checkpoints: {info:?}");
+    pair.kill_primary()?;
+    pair.wait_for_takeover(takeover_timeout())?;
+    pair.guest().control()?.ask(&Ask::TimeStamp)?;
+    Ok(())
+}
+
+fn start(cluster: &Cluster, kernel: Option<PathBuf>) -> Result<Pair<'_>> {
     let mut options = PairOptions {
         timeout_ms: Some(u64::try_from(timeout().as_millis())?),
         reprotect: true,
         ..PairOptions::default()
     };
     options.vm.memory_mib = 128;
+    options.vm.kernel = kernel;
     Pair::start_unprotected(cluster, options)
 }
 
