@@ -1,5 +1,6 @@
-//! A VM that is kept by checkpoints: because its operator says so, and because its kernel is one that cannot
-//! be treated, and because a program in its guest does what no log holds, again and again. Neither the death of a host nor a planned move costs the connection or a request.
+//! A VM that is kept by checkpoints: because its operator says so, because its kernel is one that cannot be treated, and
+//! because a program in its guest does what no log holds, again and again. Neither the death of a host nor a planned move
+//! costs the connection or a request.
 
 mod common;
 
