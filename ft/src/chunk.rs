@@ -107,6 +107,7 @@ impl Chunk {
                 | Record::StateDigest { .. }
                 | Record::Pages { .. }
                 | Record::Patches { .. }
+                | Record::Models { .. }
                 | Record::Released { .. } => {}
             }
             last_moment = moment;

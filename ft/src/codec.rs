@@ -34,6 +34,7 @@ const END: u8 = 21;
 const REGISTER_VALUES: u8 = 22;
 const DEVICES: u8 = 23;
 const PATCHES: u8 = 24;
+const MODELS: u8 = 25;
 
 /// The record's kind on disk and wire.
 fn record_kind(record: &Record) -> u8 {
@@ -45,6 +46,7 @@ fn record_kind(record: &Record) -> u8 {
         Record::StateDigest { .. } => STATE_DIGEST,
         Record::Pages { .. } => PAGES,
         Record::Patches { .. } => PATCHES,
+        Record::Models { .. } => MODELS,
         Record::Delta { .. } => DELTA,
         Record::Released { .. } => RELEASED,
         Record::End { .. } => END,
@@ -129,7 +131,9 @@ impl Encoder {
             Record::Input(input) => self.input(input, out),
             Record::Digest { value } => out.extend_from_slice(&value.to_le_bytes()),
             Record::Registers(values) => self.registers(values, out),
-            Record::Devices { state } => put_bytes(out, state),
+            Record::Devices { state: bytes } | Record::Models { part: bytes } => {
+                put_bytes(out, bytes);
+            }
             Record::StateDigest { devices, memory } => {
                 out.extend_from_slice(&devices.to_le_bytes());
                 out.push(u8::from(memory.is_some()));
@@ -321,6 +325,7 @@ impl<'a> Decoder<'a> {
             }
             PAGES => Record::Pages { pages: take_pages(reader)? },
             PATCHES => Record::Patches { patches: take_patches(reader)? },
+            MODELS => Record::Models { part: reader.bytes("part of the models")? },
             DELTA => {
                 let vcpu = reader.bytes("vCPU state")?;
                 let machine = match flag(reader)? {

@@ -50,6 +50,7 @@ fn any_record() -> impl Strategy<Value = Record> {
         1 => prop::collection::vec(any_page(), 0..20).prop_map(|pages| Record::Pages { pages }),
         1 => prop::collection::vec((any::<u64>(), prop::collection::vec(any::<u8>(), 0..40)), 0..9)
             .prop_map(|patches| Record::Patches { patches }),
+        1 => any_bytes().prop_map(|part| Record::Models { part }),
         1 => (any_bytes(), prop::option::of(any_bytes()), any::<u64>(), any::<u64>()).prop_map(
             |(vcpu, machine, count, digest)| {
                 Record::Delta { vcpu, machine, outputs: Trail { count, digest } }

@@ -5,6 +5,8 @@
 
 use alloc::{collections::VecDeque, vec::Vec};
 
+use crate::recorder::Noted;
+
 /// How much of a gate's bound an item takes.
 pub trait Weight {
     /// Bytes.
@@ -65,6 +67,16 @@ impl<T: Weight> Gate<T> {
         self.held_bytes += item.weight_bytes() + ITEM_BYTES;
         self.held.push_back(Held { item, chunk, since_us: now_us });
         None
+    }
+
+    /// What waits for a chunk still to come ([`Noted::CHUNK_TO_COME`]) waits for this one.
+    ///
+    /// [`Noted::CHUNK_TO_COME`]: crate::recorder::Noted::CHUNK_TO_COME
+    pub fn assign(&mut self, chunk: u64) {
+        let to_come = |held: &&mut Held<T>| held.chunk == Noted::CHUNK_TO_COME;
+        for held in self.held.iter_mut().rev().take_while(to_come) {
+            held.chunk = chunk;
+        }
     }
 
     /// Everything that waits for chunks up to `chunk` may leave: returns it in order. What is pushed
@@ -216,6 +228,21 @@ mod tests {
         assert_eq!(gate.push(5, true, 2, 16), Some(5));
         assert_eq!(gate.delays().count(), 5);
         assert_eq!(gate.held_bytes(), 0);
+    }
+
+    #[test]
+    fn outputs_since_a_checkpoint_wait_for_the_one_after_them() {
+        let mut gate = Gate::new(1000);
+        let to_come = Noted::CHUNK_TO_COME;
+        assert_eq!(gate.push(1, true, to_come, 0), None);
+        assert_eq!(gate.push(2, true, to_come, 0), None);
+        assert_eq!(gate.release(7, 1), vec![], "no checkpoint covers them yet");
+        gate.assign(9);
+        assert_eq!(gate.push(3, true, to_come, 2), None);
+        assert_eq!(gate.release(8, 3), vec![]);
+        assert_eq!(gate.release(9, 4), vec![1, 2]);
+        gate.assign(12);
+        assert_eq!(gate.release(12, 5), vec![3]);
     }
 
     #[test]

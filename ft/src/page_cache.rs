@@ -27,9 +27,9 @@ pub(crate) struct PageCache {
 }
 
 impl PageCache {
-    /// The log has the whole state: what was shipped before does not count any more.
-    pub(crate) fn restart(&mut self) {
-        *self = Self { active: true, ..Self::default() };
+    /// The log has the whole state: from here on pages are remembered.
+    pub(crate) fn activate(&mut self) {
+        self.active = true;
     }
 
     /// The page as it was last shipped.
@@ -71,20 +71,20 @@ mod tests {
         let mut cache = PageCache::default();
         cache.note(1, &page(1));
         assert!(cache.get(1).is_none());
-        cache.restart();
+        cache.activate();
         cache.note(1, &page(1));
         assert_eq!(cache.get(1), Some(&[1; PAGE_SIZE]));
         cache.note(1, &Page::Zero);
         assert!(cache.get(1).is_none());
         cache.note(1, &page(2));
-        cache.restart();
-        assert!(cache.get(1).is_none());
+        cache.activate();
+        assert_eq!(cache.get(1), Some(&[2; PAGE_SIZE]));
     }
 
     #[test]
     fn the_page_that_was_shipped_longest_ago_makes_room() {
         let mut cache = PageCache::default();
-        cache.restart();
+        cache.activate();
         for frame in 0..PAGES_MAX as u64 {
             cache.note(frame, &page(1));
         }

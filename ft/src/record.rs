@@ -92,11 +92,18 @@ pub enum Record {
         /// Guest page number and the runs of words that changed.
         patches: Vec<(u64, Vec<u8>)>,
     },
+    /// A part of the device models' encoding that the next [`Record::Delta`] ends: the data of writes
+    /// that are under way can make it longer than a record may be.
+    Models {
+        /// The bytes, in order.
+        part: Vec<u8>,
+    },
     /// The state at this moment; the interval before it is not to be run.
     Delta {
         /// The vCPU's whole state, encoded by its owner.
         vcpu: Vec<u8>,
-        /// All device models, encoded by their owner: at a join and to heal a divergence.
+        /// All device models, encoded by their owner, or the last part of them: at a join, after a
+        /// reset, and in each delta of a machine that is kept by checkpoints.
         machine: Option<Vec<u8>>,
         /// The outputs so far. A replay adopts them where `machine` is given and compares them
         /// where it is not.
@@ -126,6 +133,7 @@ impl Record {
             Self::StateDigest { .. } => "state-digest",
             Self::Pages { .. } => "pages",
             Self::Patches { .. } => "patches",
+            Self::Models { .. } => "models",
             Self::Delta { .. } => "delta",
             Self::Released { .. } => "released",
             Self::End { .. } => "end",

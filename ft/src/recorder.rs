@@ -24,6 +24,9 @@ pub const CHUNK_BYTES_SOFT: usize = 1 << 20;
 /// a frame's 4 MiB.
 pub const RECORD_BYTES_MAX: usize = 2 << 20;
 
+/// Bytes of the device models' encoding that one record holds.
+const MODELS_PART_BYTES: usize = 1 << 20;
+
 /// How often the log holds the digest of the vCPU's registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DigestMode {
@@ -44,6 +47,11 @@ pub struct Noted {
     pub sequence: u64,
     /// The chunk that has to be acknowledged before the output may leave.
     pub chunk: u64,
+}
+
+impl Noted {
+    /// Stands for the chunk of a checkpoint that is still to be taken.
+    pub const CHUNK_TO_COME: u64 = u64::MAX;
 }
 
 /// Writes the log of one machine.
@@ -217,7 +225,7 @@ impl Recorder {
     ///
     /// # Errors
     ///
-    /// When the states are larger than a record may be.
+    /// When the vCPU's state is larger than a record may be.
     pub fn delta(
         &mut self,
         moment: u64,
@@ -225,17 +233,56 @@ impl Recorder {
         machine: Option<Vec<u8>>,
     ) -> Result<(), RecordError> {
         assert!(moment > self.moment, "a delta is a moment of its own");
+        self.delta_with(moment, vcpu, machine, self.outputs)
+    }
+
+    /// The same for a machine that nobody follows from exit to exit: `outputs` are all that it has
+    /// produced, and the log has not heard of those since the last delta.
+    ///
+    /// # Errors
+    ///
+    /// As [`Recorder::delta`].
+    pub fn checkpoint(
+        &mut self,
+        moment: u64,
+        vcpu: Vec<u8>,
+        machine: Vec<u8>,
+        outputs: Trail,
+    ) -> Result<(), RecordError> {
+        self.delta_with(moment, vcpu, Some(machine), outputs)
+    }
+
+    fn delta_with(
+        &mut self,
+        moment: u64,
+        vcpu: Vec<u8>,
+        machine: Option<Vec<u8>>,
+        outputs: Trail,
+    ) -> Result<(), RecordError> {
+        let machine = machine.map(|machine| self.models(moment - 1, machine));
         let length = vcpu.len() + machine.as_ref().map_or(0, Vec::len);
         check_length(length)?;
         self.make_room(length, moment - 1);
         if machine.is_some() {
             self.fold = 0;
             self.folded = false;
-            self.shipped.restart();
+            self.shipped.activate();
         }
-        let outputs = self.outputs;
+        // Not before there is room: a chunk that ends before the delta leads to none of them.
+        self.outputs = outputs;
         self.append(moment, &Record::Delta { vcpu, machine, outputs });
         Ok(())
+    }
+
+    /// Logs all but the last part of the models' encoding, which it returns.
+    fn models(&mut self, moment: u64, mut machine: Vec<u8>) -> Vec<u8> {
+        while machine.len() > MODELS_PART_BYTES {
+            let rest = machine.split_off(MODELS_PART_BYTES);
+            self.make_room(machine.len(), moment);
+            self.append(moment, &Record::Models { part: machine });
+            machine = rest;
+        }
+        machine
     }
 
     /// The state of the device models as it is now, after everything recorded so far.

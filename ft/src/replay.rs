@@ -24,6 +24,10 @@ use crate::page_cache::PageCache;
 use crate::patch;
 use crate::record::{EndReason, Page, REGISTERS, Record, RegisterValues, fold_registers};
 
+/// Bytes of device models that a log may hold for one delta: no machine has writes of that size under
+/// way.
+const MODELS_BYTES_MAX: usize = 512 << 20;
+
 /// How the machine looks before the first record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
@@ -94,6 +98,8 @@ pub struct Replay {
     blank: bool,
     staged: BTreeMap<u64, Page>,
     staged_pages_max: usize,
+    /// The first parts of the device models that the next delta brings.
+    staged_models: Vec<u8>,
     shipped: PageCache,
     fold: u64,
     /// The moment of the last natural exit whose registers were told, and they.
@@ -117,6 +123,7 @@ impl Replay {
             blank: start == Start::Blank,
             staged: BTreeMap::new(),
             staged_pages_max,
+            staged_models: Vec::new(),
             shipped: PageCache::default(),
             fold: 0,
             registers: (0, [0; REGISTERS]),
@@ -216,6 +223,13 @@ impl Replay {
                 self.stage(moment, pages)?;
                 None
             }
+            Record::Models { part } => {
+                if self.staged_models.len() + part.len() > MODELS_BYTES_MAX {
+                    return Err(log_error(moment, "its device models are larger than any"));
+                }
+                self.staged_models.extend(part);
+                None
+            }
             Record::Released { output } => Some(Step::Released { output }),
             Record::Input(_)
             | Record::Digest { .. }
@@ -285,16 +299,23 @@ impl Replay {
         machine: Option<Vec<u8>>,
         outputs: Trail,
     ) -> Result<Step, Divergence> {
+        let mut models = core::mem::take(&mut self.staged_models);
         if machine.is_some() {
             self.outputs = outputs;
             self.fold = 0;
             self.blank = false;
-            self.shipped.restart();
+            self.shipped.activate();
+        } else if !models.is_empty() {
+            return Err(log_error(moment, "it has parts of device models without an end"));
         } else if self.blank {
             return Err(log_error(moment, "it starts with a delta without the machine's state"));
         } else {
             self.compare_outputs(moment, outputs)?;
         }
+        let machine = machine.map(|last| {
+            models.extend(last);
+            models
+        });
         Ok(Step::Delta { moment, vcpu, machine, pages: core::mem::take(&mut self.staged) })
     }
 
@@ -410,6 +431,7 @@ impl Replay {
     /// Returns the last time that the recorded machine saw, from which its clock goes on.
     pub fn take_over(&mut self) -> u64 {
         self.staged.clear();
+        self.staged_models.clear();
         self.last_time_ns
     }
 

@@ -232,6 +232,11 @@ impl Standbys {
     pub fn enable(&mut self, first: Option<&str>) {
         self.wanted = true;
         self.first = first.filter(|first| self.find(first).is_some()).map(ToString::to_string);
+        self.forgive();
+    }
+
+    /// What the failures so far came of is mended: all back-offs are forgotten.
+    pub fn forgive(&mut self) {
         for standby in &mut self.list {
             standby.failures = 0;
             standby.not_before_ms = 0;

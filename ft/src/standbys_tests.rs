@@ -144,6 +144,20 @@ fn a_divergence_is_healed_by_the_same_standby_at_once_but_not_for_ever() {
 }
 
 #[test]
+fn who_is_forgiven_is_tried_at_once() {
+    let mut standbys = standbys(&["a"]);
+    for at in [0, 10] {
+        standbys.tick(at);
+        standbys.observe(at, &protected());
+        standbys.observe(at, &diverged());
+        standbys.observe(at, &solo(SoloReason::Diverged));
+    }
+    assert_eq!(tried(&mut standbys, 20), None);
+    standbys.forgive();
+    assert_eq!(tried(&mut standbys, 20).as_deref(), Some("a"));
+}
+
+#[test]
 fn a_machine_that_is_paused_or_gone_joins_nobody() {
     let mut standbys = standbys(&["a"]);
     standbys.suspend(true);

@@ -11,7 +11,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use crate::board::acpi::{AcpiConfig, write_acpi};
 use crate::board::layout;
-use crate::config::{ConsoleMode, VmConfig};
+use crate::config::{ConsoleMode, FtConfig, VmConfig};
 use crate::devices::{Platform, PlatformConfig};
 use crate::engine::Rebuild;
 use crate::error::Error;
@@ -80,6 +80,8 @@ pub struct Blueprint {
     rewrite_tsc: bool,
     /// The vCPU as KVM made it.
     pristine: Option<VcpuState>,
+    /// The guest's kernel is one that can be replayed.
+    treated: bool,
     /// Kernel and initramfs, if they were read and are not in memory yet.
     prepared: Option<loader::Prepared>,
 }
@@ -90,7 +92,15 @@ impl Blueprint {
         let boot_time_unix_ns = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |time| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX));
-        Self { config, capacities, boot_time_unix_ns, rewrite_tsc, pristine: None, prepared: None }
+        Self {
+            config,
+            capacities,
+            boot_time_unix_ns,
+            rewrite_tsc,
+            pristine: None,
+            treated: true,
+            prepared: None,
+        }
     }
 
     /// Reads and checks kernel and initramfs, so that what is wrong with them is known before
@@ -99,8 +109,15 @@ impl Blueprint {
     /// # Errors
     /// What is wrong with them.
     pub fn read_kernel(&mut self) -> Result<(), Error> {
-        self.prepared = Some(loader::prepare(&self.load_request()?)?);
+        let prepared = loader::prepare(&self.load_request()?)?;
+        self.treated = prepared.is_treated();
+        self.prepared = Some(prepared);
         Ok(())
+    }
+
+    /// Whether the kernel that was read is one that can be replayed once it is loaded.
+    pub fn is_treated(&self) -> bool {
+        self.treated
     }
 
     /// The machine in its first state, with its kernel loaded.
@@ -204,7 +221,10 @@ impl Blueprint {
             cmdline: payload.cmdline.as_deref().unwrap_or_default(),
             rsdp_address: layout::RSDP_ADDRESS,
             memory_map: memory_map(self.config.memory.size),
-            options: LoadOptions { rewrite_tsc: self.rewrite_tsc },
+            options: LoadOptions {
+                rewrite_tsc: self.rewrite_tsc,
+                may_leave_tsc: !self.config.ft.as_ref().is_some_and(FtConfig::needs_replay),
+            },
         })
     }
 }

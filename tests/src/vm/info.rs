@@ -17,6 +17,8 @@ pub struct FtInfo {
     pub arbiter: Option<String>,
     /// How many pairs this VM has been part of.
     pub generation: u64,
+    /// How the VM is kept twice: `none`, `replay` or `checkpoint`.
+    pub mode: String,
     /// The other replica's address.
     pub peer: Option<String>,
     /// The VM's logical time.

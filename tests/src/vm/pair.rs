@@ -142,6 +142,11 @@ impl<'a> Pair<'a> {
         self.options.arbiter = arbiter;
     }
 
+    /// What else the primary is told from the next join on, as `key=value`.
+    pub fn choose_fields(&mut self, fields: &[&str]) {
+        self.options.fields = fields.iter().map(|&field| field.to_owned()).collect();
+    }
+
     /// Starts a backup on another host that lives.
     pub fn add_backup(&mut self) -> Result<()> {
         let host_index = (0..self.cluster.hosts().len())

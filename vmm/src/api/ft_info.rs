@@ -21,6 +21,8 @@ pub struct FtInfo {
     pub generation: u64,
     /// How the VM is kept twice.
     pub mode: FtProtection,
+    /// Why this VM cannot be followed by replay, if that is known.
+    pub mode_reason: Option<String>,
     /// When outputs may leave.
     pub ack: AckMode,
     /// The other replica's address, or the log's file.

@@ -18,6 +18,8 @@ use super::{Arbiter, ConfigError};
 pub struct FtConfig {
     /// Which part this VMM plays.
     pub mode: FtMode,
+    /// How the VM is kept twice. Only a primary's word counts; a backup takes its primary's.
+    pub method: FtMethod,
     /// When an output may leave. Only a primary's word counts; a backup takes its primary's.
     pub ack: AckMode,
     /// Who decides which replica goes on after a loss. Always there for a primary; for a backup
@@ -68,6 +70,32 @@ pub enum FtMode {
     },
 }
 
+/// How a VM is kept twice: `mode` to users.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FtMethod {
+    /// By replay, and by checkpoints once it is known that replay does not work for this VM.
+    #[default]
+    Auto,
+    /// By replay, come what may.
+    Replay,
+    /// By checkpoints.
+    Checkpoint,
+}
+
+impl FtMethod {
+    /// Every method there is.
+    pub const ALL: [FtMethod; 3] = [FtMethod::Auto, FtMethod::Replay, FtMethod::Checkpoint];
+
+    /// Its name in options and JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            FtMethod::Auto => "auto",
+            FtMethod::Replay => "replay",
+            FtMethod::Checkpoint => "checkpoint",
+        }
+    }
+}
+
 /// When an output may leave the VM.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -100,11 +128,19 @@ pub struct FtTimings {
     pub connect_timeout_ms: u64,
     /// Milliseconds the backup may be behind before the primary slows down.
     pub max_lag_ms: u64,
+    /// Milliseconds from one checkpoint to the next while no output waits for one.
+    pub checkpoint_ms: u64,
 }
 
 impl Default for FtTimings {
     fn default() -> Self {
-        FtTimings { heartbeat_ms: 50, timeout_ms: 500, connect_timeout_ms: 5_000, max_lag_ms: 100 }
+        FtTimings {
+            heartbeat_ms: 50,
+            timeout_ms: 500,
+            connect_timeout_ms: 5_000,
+            max_lag_ms: 100,
+            checkpoint_ms: 25,
+        }
     }
 }
 
@@ -118,7 +154,8 @@ impl FtConfig {
     pub const SYNTAX: &'static str = "role=primary,peer=<host:port>,arbiter=file:<absolute \
         path>|etcd:<url>|etcd:[<url>,<url>]|none[,arbiter_ca=<file>][,arbiter_cert=<file>]\
         [,arbiter_key=<file>][,arbiter_prefix=/ft][,standby=<host:port>]…[,reprotect=on]\
-        [,listen=<address:port>][,ack=received|verified][,heartbeat_ms=50][,timeout_ms=500]\
+        [,listen=<address:port>][,mode=auto|replay|checkpoint][,checkpoint_ms=25]\
+        [,ack=received|verified][,heartbeat_ms=50][,timeout_ms=500]\
         [,connect_timeout_ms=5000][,max_lag_ms=100][,log_buffer=64M][,digest_every=10000]\
         [,join_bandwidth=<bytes a second>][,udp_port=<port>] | role=backup,listen=<address:port>[,arbiter=…][,log_buffer=64M]\
         [,udp_port=<port>] | record=<file>[,log_buffer=64M][,digest_every=10000] | replay=<file>";
@@ -127,6 +164,7 @@ impl FtConfig {
     pub fn of(mode: FtMode) -> Self {
         FtConfig {
             mode,
+            method: FtMethod::default(),
             ack: AckMode::default(),
             arbiter: None,
             timings: FtTimings::default(),
@@ -158,6 +196,15 @@ impl FtConfig {
             FtMode::Primary { listen, .. } => *listen,
             FtMode::Backup { listen } => Some(*listen),
             FtMode::Record { .. } | FtMode::Replay { .. } => None,
+        }
+    }
+
+    /// Whether the VM is of no use unless its guest can be replayed.
+    pub fn needs_replay(&self) -> bool {
+        match self.mode {
+            FtMode::Primary { .. } => self.method == FtMethod::Replay,
+            FtMode::Record { .. } | FtMode::Replay { .. } => true,
+            FtMode::Backup { .. } => false,
         }
     }
 

@@ -10,12 +10,14 @@ use super::arbiter::ArbiterFields;
 use super::options::{
     Options, OptionsText, SIZE_EXPECTED, print_size, read_list, read_size, read_switch,
 };
-use super::{AckMode, Arbiter, ConfigError, FtConfig, FtMode, FtTimings, PeerAddress};
+use super::{AckMode, Arbiter, ConfigError, FtConfig, FtMethod, FtMode, FtTimings, PeerAddress};
 
 /// The name of the option, for messages.
 const OPTION: &str = "--ft";
 const HEARTBEAT_MS_MAX: u64 = 60_000;
 const TIME_MS_MAX: u64 = 3_600_000;
+/// A takeover sets the VM back by as much, and the next checkpoint is as large.
+const CHECKPOINT_MS_MAX: u64 = 10_000;
 const LOG_BUFFER_MIN: u64 = 1 << 20;
 const LOG_BUFFER_MAX: u64 = 64 << 30;
 /// Slower than this no join of a machine of any size would ever end.
@@ -39,6 +41,10 @@ pub(crate) struct FtFields {
     record: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     replay: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mode: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    checkpoint_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     ack: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -83,6 +89,8 @@ impl FtFields {
             reprotect: options.take_optional_switch("reprotect")?,
             record: options.take("record").map(PathBuf::from),
             replay: options.take("replay").map(PathBuf::from),
+            mode: options.take("mode"),
+            checkpoint_ms: options.take_as("checkpoint_ms", MILLISECONDS)?,
             ack: options.take("ack"),
             heartbeat_ms: options.take_as("heartbeat_ms", MILLISECONDS)?,
             timeout_ms: options.take_as("timeout_ms", MILLISECONDS)?,
@@ -111,6 +119,8 @@ impl FtFields {
         text.push_some("reprotect", self.reprotect.map(|on| if on { "on" } else { "off" }));
         text.push_some("record", self.record.as_ref().map(|path| path.display()));
         text.push_some("replay", self.replay.as_ref().map(|path| path.display()));
+        text.push_some("mode", self.mode.as_ref());
+        text.push_some("checkpoint_ms", self.checkpoint_ms);
         text.push_some("ack", self.ack.as_ref());
         self.arbiter_fields().print(&mut text);
         text.push_some("heartbeat_ms", self.heartbeat_ms);
@@ -125,7 +135,7 @@ impl FtFields {
     }
 
     /// The one part these fields describe.
-    fn mode(&self) -> Result<FtMode, ConfigError> {
+    fn part(&self) -> Result<FtMode, ConfigError> {
         match (self.role.as_deref(), &self.record, &self.replay) {
             (None, None, None) => {
                 Err(missing("role", "Say role=primary, role=backup, record=FILE or replay=FILE."))
@@ -188,6 +198,8 @@ impl FtFields {
             ("listen", self.listen.is_some(), pair, PAIR),
             ("standby", self.standby.is_some(), primary, PRIMARY),
             ("reprotect", self.reprotect.is_some(), primary, PRIMARY),
+            ("mode", self.mode.is_some(), primary, PRIMARY),
+            ("checkpoint_ms", self.checkpoint_ms.is_some(), primary, PRIMARY),
             ("ack", self.ack.is_some(), primary, PRIMARY),
             ("arbiter", self.arbiter.is_some(), pair, PAIR),
             ("arbiter_prefix", self.arbiter_prefix.is_some(), pair, PAIR),
@@ -219,6 +231,19 @@ impl FtFields {
             Some("verified") => Ok(AckMode::Verified),
             Some(other) => Err(bad_value("ack", other, "received or verified")),
         }
+    }
+
+    fn read_method(&self) -> Result<FtMethod, ConfigError> {
+        let Some(text) = self.mode.as_deref() else { return Ok(FtMethod::default()) };
+        let method = FtMethod::ALL.into_iter().find(|method| method.name() == text);
+        let method = method.ok_or_else(|| bad_value("mode", text, "auto, replay or checkpoint"))?;
+        if method == FtMethod::Replay && self.checkpoint_ms.is_some() {
+            return Err(ConfigError::contradiction(
+                "--ft: mode=replay and checkpoint_ms= contradict each other: no checkpoint is taken \
+                 then. Leave one of them out.",
+            ));
+        }
+        Ok(method)
     }
 
     fn read_arbiter(&self, mode: &FtMode) -> Result<Option<Arbiter>, ConfigError> {
@@ -270,11 +295,13 @@ impl FtFields {
             timeout_ms: self.timeout_ms.unwrap_or(default.timeout_ms),
             connect_timeout_ms: self.connect_timeout_ms.unwrap_or(default.connect_timeout_ms),
             max_lag_ms: self.max_lag_ms.unwrap_or(default.max_lag_ms),
+            checkpoint_ms: self.checkpoint_ms.unwrap_or(default.checkpoint_ms),
         };
         in_range("heartbeat_ms", timings.heartbeat_ms, 1, HEARTBEAT_MS_MAX)?;
         in_range("timeout_ms", timings.timeout_ms, 1, TIME_MS_MAX)?;
         in_range("connect_timeout_ms", timings.connect_timeout_ms, 1, TIME_MS_MAX)?;
         in_range("max_lag_ms", timings.max_lag_ms, 1, TIME_MS_MAX)?;
+        in_range("checkpoint_ms", timings.checkpoint_ms, 1, CHECKPOINT_MS_MAX)?;
         if timings.timeout_ms < 4 * timings.heartbeat_ms {
             return Err(ConfigError::contradiction(format!(
                 "--ft: timeout_ms={} is less than four times heartbeat_ms={}: one late heartbeat would \
@@ -290,7 +317,7 @@ impl TryFrom<FtFields> for FtConfig {
     type Error = ConfigError;
 
     fn try_from(fields: FtFields) -> Result<Self, ConfigError> {
-        let mode = fields.mode()?;
+        let mode = fields.part()?;
         fields.check_foreign_fields(&mode)?;
         let log_buffer = fields.log_buffer.unwrap_or(FtConfig::LOG_BUFFER_DEFAULT);
         in_range("log_buffer", log_buffer, LOG_BUFFER_MIN, LOG_BUFFER_MAX)?;
@@ -303,6 +330,7 @@ impl TryFrom<FtFields> for FtConfig {
             return Err(bad_value("udp_port", "0", "a port from 1 to 65535"));
         }
         Ok(FtConfig {
+            method: fields.read_method()?,
             ack: fields.read_ack()?,
             arbiter: fields.read_arbiter(&mode)?,
             timings: fields.read_timings()?,
@@ -335,6 +363,9 @@ impl From<FtConfig> for FtFields {
                 let standbys = config.standbys.iter().map(ToString::to_string);
                 fields.standby = Some(standbys.collect()).filter(|list: &Vec<_>| !list.is_empty());
                 fields.peer = Some(peer.to_string());
+                fields.mode = Some(config.method.name().to_owned());
+                fields.checkpoint_ms =
+                    (config.method != FtMethod::Replay).then_some(config.timings.checkpoint_ms);
                 fields.ack = Some(config.ack.to_string());
                 fields.heartbeat_ms = Some(config.timings.heartbeat_ms);
                 fields.timeout_ms = Some(config.timings.timeout_ms);

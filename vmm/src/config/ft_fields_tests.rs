@@ -24,8 +24,10 @@ fn a_primary_has_every_default_but_the_arbiter() {
     assert_eq!(config.arbiter, Some(Arbiter::File { path: "/shared/vm".into() }));
     assert_eq!(config.ack, AckMode::Received);
     assert_eq!(config.log_buffer, 64 << 20);
-    let FtTimings { heartbeat_ms, timeout_ms, connect_timeout_ms, max_lag_ms } = config.timings;
+    let FtTimings { heartbeat_ms, timeout_ms, connect_timeout_ms, max_lag_ms, checkpoint_ms } =
+        config.timings;
     assert_eq!((heartbeat_ms, timeout_ms, connect_timeout_ms, max_lag_ms), (50, 500, 5000, 100));
+    assert_eq!((config.method, checkpoint_ms), (FtMethod::Auto, 25));
     assert_eq!(config.udp_port, None);
     assert!(config.is_source());
 }
@@ -65,6 +67,52 @@ fn a_primary_may_have_standbys_and_wait_as_one_itself() {
     );
     assert!(sentence("role=backup,listen=0.0.0.0:1,standby=b:1").contains("standby="));
     assert!(sentence(&format!("{PRIMARY},join_bandwidth=1K")).contains("join_bandwidth"));
+}
+
+#[test]
+fn a_primary_may_say_how_its_vm_is_kept_twice() {
+    for method in FtMethod::ALL {
+        let config = parse(&format!("{PRIMARY},mode={}", method.name()));
+        assert_eq!(config.method, method);
+        assert_eq!(FtConfig::parse(&config.to_options()), Ok(config.clone()));
+        let json = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<FtConfig>(&json).unwrap(), config);
+    }
+    let config = parse(&format!("{PRIMARY},mode=checkpoint,checkpoint_ms=7"));
+    assert_eq!((config.method, config.timings.checkpoint_ms), (FtMethod::Checkpoint, 7));
+    assert_eq!(parse(&format!("{PRIMARY},checkpoint_ms=10000")).method, FtMethod::Auto);
+}
+
+#[test]
+fn a_mode_that_cannot_be_is_refused_in_a_sentence() {
+    assert_eq!(
+        sentence(&format!("{PRIMARY},mode=mirror")),
+        "--ft: mode=mirror cannot be read: auto, replay or checkpoint is needed."
+    );
+    assert_eq!(
+        sentence(&format!("{PRIMARY},mode=replay,checkpoint_ms=7")),
+        "--ft: mode=replay and checkpoint_ms= contradict each other: no checkpoint is taken then. \
+         Leave one of them out."
+    );
+    for pace in ["0", "10001", "-1", "soon"] {
+        let sentence = sentence(&format!("{PRIMARY},checkpoint_ms={pace}"));
+        assert!(sentence.contains(&format!("checkpoint_ms={pace} cannot be read")), "{sentence}");
+    }
+    assert_eq!(
+        sentence("role=backup,listen=0.0.0.0:1,mode=checkpoint"),
+        "--ft: mode= belongs to role=primary; a backup takes it from its primary; leave it out here \
+         (this is a backup)."
+    );
+    for log in ["record", "replay"] {
+        let sentence = sentence(&format!("{log}=run.log,mode=checkpoint"));
+        assert!(sentence.contains("mode= belongs to role=primary"), "{sentence}");
+        let with_pace = FtConfig::parse(&format!("{log}=run.log,checkpoint_ms=5")).unwrap_err();
+        assert!(with_pace.to_string().contains("checkpoint_ms= belongs to role=primary"));
+    }
+    let sentence = json_sentence(
+        r#"{"role":"primary","peer":"b:1","arbiter":"none","mode":"checkpoint","checkpoint_ms":0}"#,
+    );
+    assert!(sentence.contains("checkpoint_ms=0 cannot be read"), "{sentence}");
 }
 
 #[test]

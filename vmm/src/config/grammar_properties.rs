@@ -80,6 +80,16 @@ fn arbiter() -> impl Strategy<Value = Arbiter> {
     ]
 }
 
+/// A pace belongs to checkpoints only.
+fn method() -> impl Strategy<Value = (FtMethod, u64)> {
+    let pace = FtTimings::default().checkpoint_ms;
+    prop_oneof![
+        (1..=10_000_u64).prop_map(|pace_ms| (FtMethod::Auto, pace_ms)),
+        (1..=10_000_u64).prop_map(|pace_ms| (FtMethod::Checkpoint, pace_ms)),
+        Just((FtMethod::Replay, pace)),
+    ]
+}
+
 prop_compose! {
     fn primary()(
         host in "[a-z][a-z0-9.-]{0,20}",
@@ -90,6 +100,7 @@ prop_compose! {
         patience in 0..=1_000_u64,
         connect_timeout_ms in 1..=3_600_000_u64,
         max_lag_ms in 1..=3_600_000_u64,
+        (method, checkpoint_ms) in method(),
         log_buffer in (1_u64 << 20)..=(64 << 30),
         digest_every in 1..=u64::MAX,
         udp_port in of(1..=u16::MAX),
@@ -97,9 +108,16 @@ prop_compose! {
         let timeout_ms = 4 * heartbeat_ms + patience;
         FtConfig {
             mode: FtMode::Primary { peer: PeerAddress { host, port }, listen: None },
+            method,
             ack: if verified { AckMode::Verified } else { AckMode::Received },
             arbiter: Some(arbiter),
-            timings: FtTimings { heartbeat_ms, timeout_ms, connect_timeout_ms, max_lag_ms },
+            timings: FtTimings {
+                heartbeat_ms,
+                timeout_ms,
+                connect_timeout_ms,
+                max_lag_ms,
+                checkpoint_ms,
+            },
             log_buffer,
             join_bandwidth: None,
             standbys: Vec::new(),

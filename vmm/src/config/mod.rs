@@ -23,7 +23,7 @@ mod grammar_properties;
 
 pub use arbiter::{Arbiter, EtcdConfig, EtcdTls};
 pub use error::ConfigError;
-pub use ft_config::{AckMode, FtConfig, FtMode, FtTimings, PeerAddress};
+pub use ft_config::{AckMode, FtConfig, FtMethod, FtMode, FtTimings, PeerAddress};
 pub use mac::MacAddress;
 pub use overrides::{DiskOverride, HostOverrides, NetOverride, apply_overrides};
 pub use vm_config::{

@@ -1,7 +1,8 @@
 //! The engine's part of a join: the machine's memory is copied while it runs, then it stands still
 //! for the last pages, and from there on its log leads.
 //!
-//! Owns the rounds. Does not own their arithmetic (`copy_pace`) or what follows (`recording`).
+//! Owns the rounds. Does not own their arithmetic (`copy_pace`) or what follows (`recording`,
+//! `checkpointing`).
 //!
 //! While memory is copied nothing is logged: the other side has no machine yet that could replay
 //! it. Outputs leave as in a plain VM.
@@ -9,6 +10,7 @@
 use ft::{DigestMode, Page, Recorder};
 use hypervisor::monotonic_ns;
 
+use super::checkpointing::Checkpointing;
 use super::copy_pace::{CopyPace, Next};
 use super::messages::{CopyProgress, RecordPlan, Report};
 use super::recording::Recording;
@@ -212,9 +214,20 @@ impl Engine {
         let moment = self.machine.moment();
         let recorder =
             std::mem::replace(&mut copying.recorder, Recorder::new(moment, DigestMode::EveryChunk));
-        self.mode = Mode::Recording(Box::new(Recording::new(&copying.plan, recorder, moment)));
-        self.apply_pace();
-        self.record_all(&frames)?;
+        match copying.plan.checkpoint_ns {
+            None => {
+                let recording = Recording::new(&copying.plan, recorder, moment);
+                self.mode = Mode::Recording(Box::new(recording));
+                self.apply_pace();
+                self.record_all(&frames)?;
+            }
+            Some(interval_ns) => {
+                let checkpointing = Checkpointing::new(interval_ns, recorder, moment);
+                self.mode = Mode::Checkpointing(Box::new(checkpointing));
+                self.apply_pace();
+                self.checkpoint_of(&frames, begun_ns, None)?;
+            }
+        }
         let now_ns = monotonic_ns();
         copying.sent_bytes += frames.len() as u64 * PAGE_SIZE;
         self.reports.send(Report::Copying(copying.progress(now_ns, Some(now_ns - begun_ns))));

@@ -28,6 +28,7 @@ impl Engine {
             return Ok(());
         }
         self.copy()?;
+        self.checkpoint_when_due()?;
         if self.paused || self.stands_still() || !self.machine.runnable() {
             self.sleep();
             return Ok(());
@@ -40,7 +41,9 @@ impl Engine {
     fn stands_still(&self) -> bool {
         match &self.mode {
             Mode::Copying(copying) => copying.guest_waits(),
-            Mode::Recording(_) => self.stalled || self.slowdown.rests(monotonic_ns()),
+            Mode::Recording(_) | Mode::Checkpointing(_) => {
+                self.stalled || self.slowdown.rests(monotonic_ns())
+            }
             Mode::Live | Mode::Replaying(_) => self.stalled,
         }
     }
@@ -48,7 +51,7 @@ impl Engine {
     /// When a guest that rests may run again or one that runs has to rest, monotonic ns.
     fn slowdown_due_ns(&self) -> Option<u64> {
         match &self.mode {
-            Mode::Recording(_) => self.slowdown.changes_ns(monotonic_ns()),
+            Mode::Recording(_) | Mode::Checkpointing(_) => self.slowdown.changes_ns(monotonic_ns()),
             Mode::Live | Mode::Copying(_) | Mode::Replaying(_) => None,
         }
     }
@@ -98,12 +101,17 @@ impl Engine {
     }
 
     pub(super) fn inspection(&self) -> Inspection {
+        let mut moment = self.machine.moment();
         let (deltas, delta_pages) = match &self.mode {
             Mode::Live | Mode::Copying(_) => (0, 0),
             Mode::Recording(recording) => (recording.deltas, recording.delta_pages),
+            Mode::Checkpointing(checkpointing) => {
+                moment = checkpointing.moment;
+                (checkpointing.checkpoints, checkpointing.pages)
+            }
             Mode::Replaying(replaying) => (replaying.deltas, replaying.delta_pages),
         };
-        Inspection { moment: self.machine.moment(), now_ns: self.clock.now(), deltas, delta_pages }
+        Inspection { moment, now_ns: self.clock.now(), deltas, delta_pages }
     }
 
     /// Applies what waits and finds room, and the time that has passed.
@@ -128,6 +136,7 @@ impl Engine {
 
     fn apply(&mut self, input: &Input) -> Result<(), Error> {
         self.record_input(input)?;
+        self.note_change();
         if matches!(input, Input::Packet { .. }) {
             self.inbox.shared().packet_taken();
         }
@@ -150,6 +159,7 @@ impl Engine {
             Mode::Copying(copying) => {
                 Some(copying.idle_due_ns(self.inbox.shared().executed_bytes()))
             }
+            Mode::Checkpointing(checkpointing) => checkpointing.pace.due_ns(),
             Mode::Live | Mode::Replaying(_) => None,
         };
         for due_ns in due_ns.into_iter().chain(self.slowdown_due_ns()) {
@@ -165,6 +175,7 @@ impl Engine {
         if !self.inbox.enter_guest() {
             return Ok(());
         }
+        self.note_change();
         self.arm();
         let exit = self.machine.run()?;
         self.inbox.leave_guest();
@@ -188,7 +199,7 @@ impl Engine {
     fn arm(&self) {
         let patience = match &self.mode {
             Mode::Recording(_) => self.budget.patience_ns(),
-            Mode::Live | Mode::Copying(_) | Mode::Replaying(_) => 0,
+            Mode::Live | Mode::Copying(_) | Mode::Checkpointing(_) | Mode::Replaying(_) => 0,
         };
         let now_ns = monotonic_ns();
         let input_due_ns = if self.machine.inside_interval() && self.input_waits() {
@@ -198,11 +209,12 @@ impl Engine {
             deadline.map(|due| now_ns.saturating_add(due.saturating_sub(self.clock.now())))
         };
         let input_due_ns = input_due_ns.map(|due_ns| due_ns.saturating_add(patience));
-        let copy_due_ns = match &self.mode {
+        let turn_due_ns = match &self.mode {
             Mode::Copying(copying) => Some(copying.due_ns()),
+            Mode::Checkpointing(checkpointing) => checkpointing.pace.due_ns(),
             Mode::Live | Mode::Recording(_) | Mode::Replaying(_) => None,
         };
-        let others = copy_due_ns.into_iter().chain(self.slowdown_due_ns());
+        let others = turn_due_ns.into_iter().chain(self.slowdown_due_ns());
         if let Some(due_ns) = input_due_ns.into_iter().chain(others).min() {
             self.machine.vcpu.kicker().kick_by(due_ns);
         }
@@ -212,7 +224,7 @@ impl Engine {
     /// only a delta can, and only when something waits for it.
     fn interrupted(&mut self) -> Result<(), Error> {
         match self.mode {
-            Mode::Live | Mode::Copying(_) => {
+            Mode::Live | Mode::Copying(_) | Mode::Checkpointing(_) => {
                 self.machine.end_interval_here();
                 Ok(())
             }
@@ -247,6 +259,7 @@ impl Engine {
                 }
             }
             Mode::Recording(_) => self.emit_recorded(flush)?,
+            Mode::Checkpointing(_) => self.emit_uncovered(),
             Mode::Replaying(_) => self.emit_replayed(),
         }
         Ok(())

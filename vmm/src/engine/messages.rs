@@ -34,6 +34,8 @@ pub struct RecordPlan {
     pub kind: JoinKind,
     /// Moments from one digest of all device state to the next.
     pub digest_every: u64,
+    /// For a backup that executes nothing: checkpoints instead of inputs, so many ns apart.
+    pub checkpoint_ns: Option<u64>,
     /// At most so many bytes a second while memory is copied for a backup.
     pub bytes_per_second: Option<u64>,
 }
@@ -136,6 +138,11 @@ pub enum Report {
         chunks: Vec<Chunk>,
         /// Outputs since the last emission, and where in the log they stand.
         outputs: Vec<(Noted, Output)>,
+    },
+    /// The chunk that ends with it leads to all outputs reported so far: a checkpoint was taken.
+    Covered {
+        /// The chunk's number.
+        chunk: u64,
     },
     /// A delta was taken or applied.
     Delta {

@@ -1,11 +1,14 @@
 //! The engine: the one thread that owns the machine and moves it from moment to moment.
 //!
-//! Owns the loop *take inputs, let outputs go, run the guest, handle its exit*, in its three
-//! forms: live, recording (live with every input logged) and replaying. The machine does not know
-//! which of them drives it. Does not own sockets, files or devices' back ends: those are the
+//! Owns the loop *take inputs, let outputs go, run the guest, handle its exit*, in its forms: live,
+//! recording (live with every input logged), checkpointing (live, and now and then all that changed
+//! is logged) and replaying. The machine does not know which of
+//! them drives it. Does not own sockets, files or devices' back ends: those are the
 //! shell's, which talks to the engine through two queues.
 
 mod budget;
+mod checkpoint_pace;
+mod checkpointing;
 mod clock;
 mod copy_pace;
 mod copying;
@@ -25,6 +28,7 @@ pub use messages::{
 };
 
 use self::budget::DeltaBudget;
+use self::checkpointing::Checkpointing;
 use self::clock::Time;
 use self::copying::Copying;
 use self::messages::Shared;
@@ -52,6 +56,8 @@ enum Mode {
     Copying(Box<Copying>),
     /// From the shell, and each is logged.
     Recording(Box<Recording>),
+    /// From the shell, and what becomes of the machine is logged now and then.
+    Checkpointing(Box<Checkpointing>),
     /// From a log.
     Replaying(Box<Replaying>),
 }
@@ -160,7 +166,9 @@ impl Engine {
         }
         while self.ended.is_none() {
             let step = match self.mode {
-                Mode::Live | Mode::Copying(_) | Mode::Recording(_) => self.step_live(),
+                Mode::Live | Mode::Copying(_) | Mode::Recording(_) | Mode::Checkpointing(_) => {
+                    self.step_live()
+                }
                 Mode::Replaying(_) => self.step_replaying(),
             };
             if let Err(error) = step {
@@ -177,7 +185,9 @@ impl Engine {
     fn apply_pace(&self) {
         let shared = self.inbox.shared();
         match self.mode {
-            Mode::Live | Mode::Copying(_) => shared.set_patience(Shared::AT_ONCE),
+            Mode::Live | Mode::Copying(_) | Mode::Checkpointing(_) => {
+                shared.set_patience(Shared::AT_ONCE);
+            }
             Mode::Recording(_) => shared.set_patience(self.budget.patience_ns()),
             Mode::Replaying(_) => shared.set_patience(Shared::NEVER),
         }
@@ -210,7 +220,7 @@ impl Engine {
     fn machine_and_time(&mut self) -> (&mut Machine, Time<'_>) {
         let moment = self.machine.moment();
         let time = match &mut self.mode {
-            Mode::Live | Mode::Copying(_) => Time::Live(&self.clock),
+            Mode::Live | Mode::Copying(_) | Mode::Checkpointing(_) => Time::Live(&self.clock),
             Mode::Recording(recording) => {
                 Time::Recording(&self.clock, &mut recording.recorder, moment)
             }

@@ -115,18 +115,23 @@ impl Engine {
             self.finish_log(reason)?;
         }
         self.emit(true)?;
-        if matches!(self.mode, Mode::Recording(_) | Mode::Copying(_)) {
-            self.mode = Mode::Live;
-            self.machine.vm.track_dirty(false)?;
-            self.apply_pace();
+        match self.mode {
+            Mode::Recording(_) | Mode::Checkpointing(_) | Mode::Copying(_) => {
+                self.mode = Mode::Live;
+                self.machine.vm.track_dirty(false)?;
+                self.apply_pace();
+            }
+            Mode::Live | Mode::Replaying(_) => {}
         }
         Ok(())
     }
 
     /// Writes the last digests and an end into the log, if there is one, and sends it.
     pub(super) fn finish_log(&mut self, reason: EndReason) -> Result<(), Error> {
-        if !matches!(self.mode, Mode::Recording(_)) {
-            return Ok(());
+        match self.mode {
+            Mode::Recording(_) => {}
+            Mode::Checkpointing(_) => return self.end_checkpoints(reason),
+            Mode::Live | Mode::Copying(_) | Mode::Replaying(_) => return Ok(()),
         }
         if self.machine.inside_interval() {
             self.end_interval()?;
@@ -162,6 +167,11 @@ impl Engine {
                 // Whatever was dirty is in the copy that follows.
                 let _ = self.machine.vm.take_dirty()?;
                 self.record_all(&frames)
+            }
+            Mode::Checkpointing(_) => {
+                let frames = frames();
+                let _ = self.machine.vm.take_dirty()?;
+                self.checkpoint_of(&frames, monotonic_ns(), None)
             }
         }
     }

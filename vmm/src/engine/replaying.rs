@@ -157,7 +157,9 @@ impl Engine {
     fn replayed_time(&self) -> u64 {
         match &self.mode {
             Mode::Replaying(replaying) => replaying.now_ns,
-            Mode::Live | Mode::Copying(_) | Mode::Recording(_) => self.clock.now(),
+            Mode::Live | Mode::Copying(_) | Mode::Recording(_) | Mode::Checkpointing(_) => {
+                self.clock.now()
+            }
         }
     }
 

@@ -196,8 +196,9 @@ pub enum ImageError {
     },
     /// Code and data cannot be told apart, so `rdtsc` cannot be rewritten.
     #[error(
-        "it has no section headers, so that its time-stamp instructions cannot be found safely: use \
-         a kernel stripped by 'strip' or 'objcopy', which keep them."
+        "it has no section headers, so that its time-stamp instructions cannot be found safely, and \
+         the guest cannot be replayed: use a kernel stripped by 'strip' or 'objcopy', which keep \
+         them, or have the VM kept by checkpoints (--ft mode=checkpoint)."
     )]
     NoSections,
 }

@@ -59,16 +59,18 @@ pub struct MemoryMapEntry {
     pub kind: MemoryKind,
 }
 
-/// What may be left out for a test.
+/// What may be left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoadOptions {
     /// Rewrite `rdtsc` and `rdtscp`. A guest loaded without it cannot be replayed.
     pub rewrite_tsc: bool,
+    /// Load a kernel in which they cannot be found as it is, rather than refuse it.
+    pub may_leave_tsc: bool,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        LoadOptions { rewrite_tsc: true }
+        LoadOptions { rewrite_tsc: true, may_leave_tsc: false }
     }
 }
 
@@ -85,7 +87,7 @@ pub struct LoadRequest<'a> {
     pub rsdp_address: u64,
     /// The guest's memory map, handed to the kernel as it is. Kernel and initramfs go to RAM only.
     pub memory_map: Vec<MemoryMapEntry>,
-    /// What may be left out for a test.
+    /// What may be left out.
     pub options: LoadOptions,
 }
 
@@ -107,6 +109,8 @@ pub struct Prepared {
     image: Vec<u8>,
     kernel: elf::Kernel,
     sites: Vec<tsc::TscSite>,
+    /// All of the kernel's code was looked through for them.
+    treated: bool,
     initramfs: Option<Initramfs>,
 }
 
@@ -142,7 +146,9 @@ pub fn prepare(request: &LoadRequest<'_>) -> Result<Prepared, LoaderError> {
     let file = image::read_kernel(request.kernel)?;
     let image = image::elf_of(&file).map_err(in_kernel)?.into_owned();
     let kernel = elf::Kernel::parse(&image).map_err(in_kernel)?;
-    let sites = match request.options.rewrite_tsc {
+    let LoadOptions { rewrite_tsc, may_leave_tsc } = request.options;
+    let treated = rewrite_tsc && (kernel.code.is_some() || !may_leave_tsc);
+    let sites = match treated {
         true => find_tsc_sites(&kernel, &image).map_err(in_kernel)?,
         false => Vec::new(),
     };
@@ -151,10 +157,15 @@ pub fn prepare(request: &LoadRequest<'_>) -> Result<Prepared, LoaderError> {
     }
     let place = |path| place_initramfs(path, kernel.end(), &request.memory_map);
     let initramfs = request.initramfs.map(place).transpose()?;
-    Ok(Prepared { image, kernel, sites, initramfs })
+    Ok(Prepared { image, kernel, sites, treated, initramfs })
 }
 
 impl Prepared {
+    /// Whether the time-stamp reads in the kernel's code are known, and rewritten once it is loaded.
+    pub fn is_treated(&self) -> bool {
+        self.treated
+    }
+
     /// Writes all of it, and what belongs to it, to `memory`. `request` is the one it was prepared
     /// for.
     ///

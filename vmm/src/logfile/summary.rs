@@ -143,6 +143,7 @@ impl Counter {
             | Record::Digest { .. }
             | Record::Registers(_)
             | Record::Devices { .. }
+            | Record::Models { .. }
             | Record::StateDigest { .. }
             | Record::Released { .. } => {}
         }

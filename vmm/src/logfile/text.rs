@@ -43,6 +43,9 @@ impl Lines {
                 let bytes: usize = patches.iter().map(|(_, patch)| patch.len()).sum();
                 format!("{name:<13} {} pages changed in {bytes} bytes", patches.len())
             }
+            Record::Models { part } => {
+                format!("{name:<13} {} bytes of the devices that follow", part.len())
+            }
             Record::Delta { vcpu, machine, outputs } => {
                 format!(
                     "{name:<13} {}{}; outputs so far: {} with digest {:016x}",
@@ -107,6 +110,7 @@ pub fn details(record: &Record) -> Option<String> {
         }
         Record::Input(_)
         | Record::Digest { .. }
+        | Record::Models { .. }
         | Record::StateDigest { .. }
         | Record::Released { .. }
         | Record::End { .. } => None,

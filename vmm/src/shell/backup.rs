@@ -17,6 +17,7 @@ use serde_json::json;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::logged::described;
+use super::method::choose;
 use super::primary_side::{BUSY_TICK_MS, ask_arbiter, now_ms};
 use super::protection::Protection;
 use super::reprotection::Succession;
@@ -25,6 +26,7 @@ use super::traffic::Tally;
 use super::visitors::Visitors;
 use super::vm::Running;
 use super::{Interest, Outcome, Poller, Shell, Source};
+use crate::api::FtProtection;
 use crate::config::{AckMode, Arbiter, FtConfig, FtMode, PeerAddress, apply_overrides};
 use crate::description::Description;
 use crate::engine::{DivergenceReport, Ended, Message};
@@ -53,6 +55,8 @@ pub(super) struct BackupSide {
     heartbeats: Heartbeats,
     arbiter: Option<Arc<BoundedArbiter>>,
     ack: AckMode,
+    /// How the VM is kept twice.
+    method: FtProtection,
     ledger: Ledger,
     /// The machine has its first whole state.
     has_state: bool,
@@ -101,6 +105,11 @@ impl BackupSide {
 
     pub(super) fn ack(&self) -> AckMode {
         self.ack
+    }
+
+    /// How the VM is kept twice.
+    pub(super) fn method(&self) -> FtProtection {
+        self.method
     }
 
     /// The primary's address, or where one is awaited.
@@ -196,6 +205,7 @@ impl Shell {
             heartbeats,
             arbiter: None,
             ack: ft.ack,
+            method: FtProtection::None,
             ledger: Ledger::new(),
             has_state: false,
             log_end: None,
@@ -409,13 +419,17 @@ impl Shell {
     }
 
     fn build_follower(&mut self, prologue: &Prologue) -> Result<(), Error> {
-        let Description { config, cpuid, disk_sectors, protection } = described(prologue)?;
+        let Description { config, cpuid, disk_sectors, protection, unreplayable } =
+            described(prologue)?;
         // What became of the VM that was followed before says nothing about this one.
-        self.succession = Succession::of(config.clone());
+        self.succession = Succession::of(config.clone(), unreplayable);
         self.statistics.begin(Instant::now());
         self.statistics.moment = 0;
         let config = apply_overrides(config, &self.invocation.overrides)?;
+        let unreplayable = self.succession.unreplayable.as_ref();
+        let method = protection.as_ref().map(|ft| choose(ft, unreplayable)).transpose()?;
         let Protection::Backup(side) = &mut self.protection else { return Ok(()) };
+        side.method = method.unwrap_or(FtProtection::Replay);
         let arbiter = match &side.config.arbiter {
             Some(arbiter) => Some(arbiter.clone()),
             None if prologue.arbiter.is_empty() => None,

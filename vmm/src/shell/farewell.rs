@@ -10,7 +10,7 @@ use super::lag_loop::LagLoop;
 use super::primary_side::{Brakes, Handover, PrimarySide, now_ms};
 use super::protection::Protection;
 use super::{Awaits, Outcome, Shell, Source};
-use crate::api::ApiError;
+use crate::api::{ApiError, FtProtection};
 use crate::engine::{Ended, Message};
 use crate::error::Error;
 
@@ -24,6 +24,7 @@ impl Shell {
         let handed = {
             let Protection::Primary(side) = &mut self.protection else { return };
             side.gate_closed = false;
+            side.logging = false;
             side.holding = false;
             side.brakes = Brakes::default();
             side.lag_loop = LagLoop::default();
@@ -98,6 +99,11 @@ impl Shell {
         if std::mem::take(&mut side.holding) {
             return self.step_primary(Event::Quiet);
         }
+        if let Some(Handover::Emptying { moment }) = side.handing_over
+            && side.outputs_held() == 0
+        {
+            side.handing_over = Some(Handover::Ended { moment });
+        }
         if let Some(Handover::Ended { moment }) = side.handing_over {
             side.handing_over = Some(Handover::Yielded);
             log::info!("the VM is handed over at moment {moment}");
@@ -135,7 +141,10 @@ impl Shell {
     /// is told to go on: it redoes those that are still here.
     pub(super) fn on_handed_over(&mut self, moment: u64) -> Result<(), Error> {
         if let Some(side) = self.primary_side() {
-            side.handing_over = Some(Handover::Ended { moment });
+            side.handing_over = Some(match side.method {
+                FtProtection::Checkpoint => Handover::Emptying { moment },
+                FtProtection::Replay | FtProtection::None => Handover::Ended { moment },
+            });
         }
         self.let_leave();
         self.say_when_quiet()

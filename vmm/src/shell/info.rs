@@ -23,6 +23,7 @@ impl Shell {
             deltas: self.statistics.deltas,
             delta_pages: self.statistics.delta_pages,
             divergences: self.statistics.divergences,
+            mode_reason: self.succession.unreplayable.as_ref().map(|known| known.why.clone()),
             join: self.statistics.join(),
             standbys: self.standby_infos(),
             last_event: events.last().cloned(),
@@ -52,7 +53,7 @@ impl Shell {
                 info.outputs_held = side.outputs_held();
                 let (p50, p99) = side.delays_us();
                 info.output_delay_us = OutputDelayUs { p50, p99 };
-                info.mode = protection(info.state);
+                info.mode = protection(info.state, side.method);
             }
             Protection::Backup(side) => {
                 info.role = Some(FtRole::Backup);
@@ -62,7 +63,7 @@ impl Shell {
                 info.ack = side.ack();
                 info.peer = Some(side.peer());
                 info.outputs_held = side.outputs_held();
-                info.mode = protection(info.state);
+                info.mode = protection(info.state, side.method());
             }
         }
         info
@@ -92,10 +93,10 @@ impl Shell {
     }
 }
 
-/// Whether a second copy could go on, in this state.
-fn protection(state: FtState) -> FtProtection {
+/// How the VM is kept twice, if a second copy could go on in this state.
+fn protection(state: FtState, method: FtProtection) -> FtProtection {
     match state {
-        FtState::Protected | FtState::Following => FtProtection::Replay,
+        FtState::Protected | FtState::Following => method,
         FtState::Off
         | FtState::Solo
         | FtState::Joining

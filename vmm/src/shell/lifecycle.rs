@@ -17,6 +17,7 @@ use crate::api::{
 };
 use crate::build::{Slot, slots};
 use crate::config::{FtMode, VmConfig};
+use crate::description::Unreplayable;
 use crate::engine::Message;
 use crate::error::Error;
 
@@ -132,6 +133,10 @@ impl Shell {
         let logged = config.ft.clone();
         let undo = self.invocation.debug_undo.clone();
         let running = Running::boot(&config, &undo, logged.is_some(), &self.poller)?;
+        self.succession.unreplayable = Unreplayable::of(running.treated, &undo);
+        if let Some(Unreplayable { why, .. }) = &self.succession.unreplayable {
+            log::warn!("the VM can be protected by checkpoints only: {why}");
+        }
         self.running = Some(running);
         self.booted = true;
         if let Some(ft) = logged {

@@ -22,7 +22,7 @@ use super::{Awaits, Outcome, Shell};
 use crate::api::ApiError;
 use crate::cli::DebugUndo;
 use crate::config::{ConsoleConfig, ConsoleMode, FtConfig, VmConfig, apply_overrides};
-use crate::description::Description;
+use crate::description::{Description, Unreplayable};
 use crate::engine::{JoinKind, Message, RecordPlan};
 use crate::error::Error;
 use crate::identity::{build_id, random_id};
@@ -110,13 +110,14 @@ pub(super) fn prologue(
     running: &Running,
     digest_mode: DigestMode,
     settings: Settings,
-    ft: Option<&FtConfig>,
+    protection: Option<(&FtConfig, Option<&Unreplayable>)>,
 ) -> Result<Prologue, Error> {
     let description = Description {
         config: config.clone(),
         cpuid: running.cpuid.clone(),
         disk_sectors: running.disk_sectors.clone(),
-        protection: ft.cloned(),
+        protection: protection.map(|(ft, _)| ft.clone()),
+        unreplayable: protection.and_then(|(_, unreplayable)| unreplayable.cloned()),
     };
     let (machine, cpuid) = description.encode()?;
     Ok(Prologue {
@@ -147,6 +148,13 @@ impl Shell {
         let (Some(config), Some(running)) = (&self.config, &self.running) else {
             return Err(Error::Refused("there is no VM to record".into()));
         };
+        if let Some(Unreplayable { why, by_nature: true }) = &self.succession.unreplayable
+            && self.invocation.debug_undo.is_empty()
+        {
+            return Err(Error::Refused(format!(
+                "a recording of this VM could not be replayed: {why}"
+            )));
+        }
         let settings = Settings::default();
         let prologue = prologue(config, running, DigestMode::Registers, settings, None)?;
         self.protection = Protection::Recording(LogWriter::create(path, &prologue)?);
@@ -154,6 +162,7 @@ impl Shell {
         self.send(Message::Record(RecordPlan {
             kind: JoinKind::File,
             digest_every: ft.digest_every,
+            checkpoint_ns: None,
             bytes_per_second: None,
         }));
         self.statistics.happened(format!("Recording into {}", path.display()));

@@ -13,6 +13,7 @@ mod info;
 mod lag_loop;
 mod lifecycle;
 mod logged;
+mod method;
 mod ordering;
 mod poller;
 mod primary;

@@ -14,6 +14,7 @@ use hypervisor::monotonic_ns;
 
 use super::lag_loop::LagLoop;
 use super::logged::prologue;
+use super::method::choose;
 use super::primary_side::{
     Brakes, GATE_LIMIT_BYTES, Handover, Held, PrimarySide, ask_arbiter, now_ms, settings,
 };
@@ -47,6 +48,7 @@ impl Shell {
             Some(identity) => identity,
             None => (random_id()?, 1),
         };
+        let method = choose(ft, self.succession.unreplayable.as_ref())?;
         let arbiter = open_arbiter(ft.arbiter.as_ref())?;
         let helpers = Helpers::new()?;
         self.poller().watch(helpers.as_raw_fd(), Source::Helpers, Interest::Read)?;
@@ -59,6 +61,7 @@ impl Shell {
             config: ft.clone(),
             peer: peer.to_string(),
             vm_id,
+            method,
             claimant: random_id()?,
             arbiter,
             helpers,
@@ -66,6 +69,7 @@ impl Shell {
             heartbeats: None,
             gate: Gate::new(GATE_LIMIT_BYTES),
             gate_closed: false,
+            logging: false,
             leaving: VecDeque::new(),
             brakes: Brakes::default(),
             lag_loop: LagLoop::default(),
@@ -127,8 +131,9 @@ impl Shell {
         let Protection::Primary(side) = &mut self.protection else { return Ok(()) };
         let settings = settings(&side.config);
         let described = self.succession.described.as_ref().unwrap_or(config);
-        let ft = Some(&side.config);
-        let mut prologue = prologue(described, running, DigestMode::EveryChunk, settings, ft)?;
+        let protection = (&side.config, self.succession.unreplayable.as_ref());
+        let mut prologue =
+            prologue(described, running, DigestMode::EveryChunk, settings, Some(protection))?;
         prologue.arbiter =
             side.config.arbiter.as_ref().map_or_else(String::new, Arbiter::to_options);
         let channel = Channel::new(stream, Link::primary(side.primary.generation()))?;
@@ -229,7 +234,8 @@ impl Shell {
 
     fn hold_or_let_go(&mut self, noted: Noted, output: Output) {
         let Protection::Primary(side) = &mut self.protection else { return };
-        let free = if side.gate_closed {
+        let holds = side.holds(noted);
+        let free = if holds {
             let must_wait = self.held.must_wait(&output);
             let held = Held { sequence: noted.sequence, output };
             side.gate.push(held, must_wait, noted.chunk, monotonic_ns() / 1_000)
@@ -238,7 +244,7 @@ impl Shell {
         };
         match free {
             // What passes the gate at once must not overtake what has been released before it.
-            Some(held) if held.output.is_gated() && side.gate_closed => {
+            Some(held) if held.output.is_gated() && holds => {
                 side.leaving.push_back(held);
             }
             Some(held) => self.let_go([held.output]),
@@ -255,7 +261,9 @@ impl Shell {
         // What has not left when the log ends for a planned move is the backup's to send.
         let until_ms = match side.handing_over {
             Some(Handover::Ended { .. } | Handover::Yielded) => 0,
-            Some(Handover::Stopping) | None => side.primary.may_carry_out_until_ms(),
+            Some(Handover::Stopping | Handover::Emptying { .. }) | None => {
+                side.primary.may_carry_out_until_ms()
+            }
         };
         running.lease.set_until_ms(until_ms);
         let mut last = None;
@@ -346,13 +354,16 @@ impl Shell {
         side.gate.restart();
         side.chunk_ends.clear();
         side.appended_bytes = 0;
-        self.statistics.begin(Instant::now());
+        side.logging = true;
         let plan = RecordPlan {
             kind: JoinKind::Pair,
             digest_every: side.config.digest_every,
+            checkpoint_ns: side.checkpoint_ns(),
             bytes_per_second: side.config.join_bandwidth,
         };
         let starting = std::mem::take(&mut side.starting);
+        self.statistics.begin(Instant::now());
+        self.report_method();
         self.send(Message::Record(plan));
         if starting {
             self.started = true;
@@ -362,6 +373,7 @@ impl Shell {
 
     fn on_primary_happening(&mut self, happening: &Happening) {
         self.observe(happening);
+        self.note_relapse(happening);
         if !matches!(happening, Happening::JoinFailed { .. }) {
             self.statistics.happened(happening.to_string());
         }

@@ -7,11 +7,13 @@ use std::collections::VecDeque;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
+use ft::recorder::Noted;
 use ft::{Answer, Gate, Output, Primary, PrimaryState, Settings, Weight};
 use hypervisor::boottime_ms;
 
 use super::Poller;
 use super::lag_loop::LagLoop;
+use crate::api::FtProtection;
 use crate::config::{AckMode, FtConfig};
 use crate::replica::{BoundedArbiter, Channel, Heartbeats, Helpers, Question};
 
@@ -65,7 +67,10 @@ impl Brakes {
 pub(super) enum Handover {
     /// The machine was told to stop and to end its log.
     Stopping,
-    /// It did, at this moment.
+    /// It did, at this moment, and the outputs that it left have yet to leave: a backup that
+    /// executes nothing does not know them.
+    Emptying { moment: u64 },
+    /// It did, at this moment. What has not left by now is the backup's to send.
     Ended { moment: u64 },
     /// The backup was told to go on.
     Yielded,
@@ -77,6 +82,8 @@ pub(super) struct PrimarySide {
     pub config: FtConfig,
     pub peer: String,
     pub vm_id: [u8; 16],
+    /// How the VM is kept twice.
+    pub method: FtProtection,
     /// Tells this process from the other side when the arbiter is asked.
     pub claimant: [u8; 16],
     /// Who decides if the backup is lost; nobody if the user wants none.
@@ -86,6 +93,9 @@ pub(super) struct PrimarySide {
     pub heartbeats: Option<Heartbeats>,
     pub gate: Gate<Held>,
     pub gate_closed: bool,
+    /// The machine is being given to a backup, or was: what waits for a checkpoint has one to wait
+    /// for.
+    pub logging: bool,
     /// Outputs that may leave as soon as the lease says so.
     pub leaving: VecDeque<Held>,
     /// Why the machine has to stand still, and whether it was told so.
@@ -179,6 +189,19 @@ impl PrimarySide {
 
     pub(super) fn ack(&self) -> AckMode {
         self.config.ack
+    }
+
+    /// How far checkpoints are apart, if the VM is kept by them, ns.
+    pub(super) fn checkpoint_ns(&self) -> Option<u64> {
+        let interval_ns = self.config.timings.checkpoint_ms.saturating_mul(1_000_000);
+        (self.method == FtProtection::Checkpoint).then_some(interval_ns)
+    }
+
+    /// Whether an output has to wait in the gate, if it is one that waits at all.
+    pub(super) fn holds(&self, noted: Noted) -> bool {
+        // A backup may take over from the state that it has: it must not be told to before the
+        // checkpoint that covers an output, so that one waits from the beginning.
+        self.gate_closed || (self.logging && noted.chunk == Noted::CHUNK_TO_COME)
     }
 
     pub(super) fn connecting(&self) -> bool {

@@ -40,6 +40,11 @@ impl Shell {
     fn on_report(&mut self, report: Report) -> Result<(), Error> {
         match report {
             Report::Emission { chunks, outputs } => self.on_emission(chunks, outputs)?,
+            Report::Covered { chunk } => {
+                if let Some(side) = self.primary_side() {
+                    side.gate.assign(chunk);
+                }
+            }
             Report::Delta { pages } => {
                 self.statistics.deltas += 1;
                 self.statistics.delta_pages += pages;

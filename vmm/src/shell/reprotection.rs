@@ -5,11 +5,13 @@
 
 use ft::{Happening, Patience, Standbys};
 
+use super::method::Relapses;
 use super::primary_side::now_ms;
 use super::protection::Protection;
 use super::{Awaits, Outcome, Shell};
 use crate::api::{ApiError, StandbyInfo};
 use crate::config::{FtConfig, FtMode, PeerAddress, VmConfig};
+use crate::description::Unreplayable;
 use crate::error::Error;
 
 /// What a VM's protection needs besides the pair of the moment.
@@ -19,6 +21,12 @@ pub(super) struct Succession {
     ft: Option<FtConfig>,
     /// The VM as its first host described it: without what belongs to this host.
     pub described: Option<VmConfig>,
+    /// Why the VM cannot be followed by replay, if that is known.
+    pub unreplayable: Option<Unreplayable>,
+    /// When its copies differed of late.
+    pub relapses: Relapses,
+    /// Checkpoints were chosen for it, and no join has begun since.
+    pub method_changed: bool,
     /// The VM was protected at least once, and is to be again whenever it is not.
     proven: bool,
     /// The join under way was ordered by somebody who waits for it.
@@ -33,6 +41,9 @@ impl Default for Succession {
             standbys: Standbys::new(Patience::default()),
             ft: None,
             described: None,
+            unreplayable: None,
+            relapses: Relapses::default(),
+            method_changed: false,
             proven: false,
             ordered: false,
             complained: false,
@@ -42,8 +53,8 @@ impl Default for Succession {
 
 impl Succession {
     /// That of a VM that a primary described.
-    pub(super) fn of(described: VmConfig) -> Self {
-        Self { described: Some(described), ..Self::default() }
+    pub(super) fn of(described: VmConfig, unreplayable: Option<Unreplayable>) -> Self {
+        Self { described: Some(described), unreplayable, ..Self::default() }
     }
 
     /// Whether a standby is being looked for, or will be.
@@ -294,7 +305,9 @@ impl Shell {
     pub(super) fn adopt_join(&mut self, ft: &FtConfig) -> bool {
         let under_way = self.primary_side().is_some_and(|side| !side.is_solo() && !side.talks());
         let wanted = primary_peer(ft).map(ToString::to_string);
-        let same = wanted.as_deref() == self.succession.standbys.current();
+        let as_wanted =
+            self.succession.ft.as_ref().is_some_and(|current| current.method == ft.method);
+        let same = as_wanted && wanted.as_deref() == self.succession.standbys.current();
         if !under_way || !same || self.succession.ordered {
             return false;
         }

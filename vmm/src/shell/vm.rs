@@ -38,6 +38,8 @@ pub struct Running {
     pub cpuid: Cpuid,
     /// Sectors of each disk, in the configuration's order.
     pub disk_sectors: Vec<u64>,
+    /// Whether the guest's kernel is one that can be replayed, as far as this host knows.
+    pub treated: bool,
     /// Until when the disks may be written.
     pub lease: Lease,
     thread: Option<JoinHandle<()>>,
@@ -68,6 +70,7 @@ impl Running {
         let rewrite_tsc = !undo.contains(&DebugUndo::TscRewrite);
         let mut blueprint = Blueprint::new(config.clone(), capacities.clone(), rewrite_tsc);
         blueprint.read_kernel()?;
+        let treated = blueprint.is_treated();
         let kvm = Kvm::open()?;
         let cpuid = host_cpuid(&kvm, undo)?;
         let guest = cpuid.clone();
@@ -76,6 +79,7 @@ impl Running {
             Ok((machine, Box::new(blueprint) as Box<dyn Rebuild>))
         };
         let mut running = Self::start(build, cpuid, capacities, false, paused)?;
+        running.treated = treated;
         running.watch(poller)?;
         running.lease.set_until_ms(Lease::UNLIMITED_MS);
         running.open_world(config)?;
@@ -126,6 +130,7 @@ impl Running {
             world: None,
             cpuid,
             disk_sectors,
+            treated: true,
             lease,
             thread: Some(thread),
         })
