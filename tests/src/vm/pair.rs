@@ -157,6 +157,21 @@ impl<'a> Pair<'a> {
         Ok(())
     }
 
+    /// Starts a backup on this host beside the pair's own: one that waits for its time.
+    pub fn add_standby(&self, host_index: usize) -> Result<VmmProcess<'a>> {
+        start_backup(self.cluster, &self.options, host_index)
+    }
+
+    /// Another process is the pair's backup now; the one that was before, if it is still there.
+    pub fn replace_backup(&mut self, backup: VmmProcess<'a>) -> Option<VmmProcess<'a>> {
+        self.backup.replace(backup)
+    }
+
+    /// The address on which a backup on this host is joined.
+    pub fn peer(&self, host_index: usize) -> String {
+        format!("{}:{}", self.cluster.host(host_index).address(), self.options.port)
+    }
+
     /// What the primary is told to join the backup that was added.
     pub fn enable_fields(&self) -> Result<String> {
         let backup = self.backup.as_ref().ok_or_else(|| anyhow!("there is no backup to join"))?;
