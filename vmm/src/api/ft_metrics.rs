@@ -131,6 +131,7 @@ mod tests {
             moment: 1_234_567,
             acknowledged_moment: 1_234_560,
             lag_ms: 12,
+            slowdown_percent: 6,
             log: LogTraffic {
                 bytes: 5_000,
                 bytes_by_kind: [("packet".into(), 4_000), ("tick".into(), 1_000)].into(),
