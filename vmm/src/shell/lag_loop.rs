@@ -31,12 +31,16 @@ impl LagLoop {
     /// The backup is `lag_ms` behind now, where `most_ms` is allowed. What the slowdown is from
     /// now on, if it changes.
     pub(super) fn note(&mut self, now_ms: u64, lag_ms: u64, most_ms: u64) -> Option<u64> {
-        let least_ms = self.least_ms.map_or(lag_ms, |least_ms| least_ms.min(lag_ms));
+        // A step begins when it is first looked at: nobody looks while nothing happens.
+        let Some(least_ms) = self.least_ms else {
+            (self.step_begun_ms, self.least_ms) = (now_ms, Some(lag_ms));
+            return None;
+        };
+        let least_ms = least_ms.min(lag_ms);
         self.least_ms = Some(least_ms);
         if now_ms < self.step_begun_ms.saturating_add(STEP_MS) {
             return None;
         }
-        self.step_begun_ms = now_ms;
         self.least_ms = None;
         let percent = if least_ms > most_ms / 2 {
             (self.percent + SLOWER).min(MOST)
