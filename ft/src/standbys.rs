@@ -299,6 +299,7 @@ impl Standbys {
             }
             Happening::Halted(_) => self.situation = Situation::Over,
             Happening::ArbiterUnreachable
+            | Happening::Undecided
             | Happening::Stalled { .. }
             | Happening::Paused { .. } => {}
         }
