@@ -50,8 +50,9 @@ pub enum Fault {
     Lag { who: Who, for_us: u64 },
     /// Somebody asks for something.
     Ask { who: Who, command: Command },
-    /// This happens as soon as a machine is yielded, if one is within so many milliseconds.
-    Lurk { left_ms: u64, then: Box<Fault> },
+    /// This happens as soon as a machine that moves is complete at the other side, or has been
+    /// yielded, if one is within so many milliseconds.
+    Lurk { left_ms: u64, yielded: bool, then: Box<Fault> },
     /// Somebody looks whether a machine that this process has yielded is anywhere.
     Find { host: usize, process: u64 },
     /// A bit flips in the backup's machine.
@@ -175,7 +176,10 @@ fn struck(rng: &mut Rng, hosts: usize, faults: &mut Vec<(u64, Fault)>) -> u64 {
         };
         // Most of them when it matters most.
         faults.push(match rng.per_mille(700) {
-            true => (at_us, Fault::Lurk { left_ms: 800, then: Box::new(blow) }),
+            true => {
+                let (yielded, then) = (rng.per_mille(650), Box::new(blow));
+                (at_us, Fault::Lurk { left_ms: 800, yielded, then })
+            }
             false => (at_us + rng.range(20_000, 400_000), blow),
         });
     }

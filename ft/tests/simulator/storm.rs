@@ -100,7 +100,7 @@ impl Run {
                     self.excuse("its copy had been spoiled");
                 }
             }
-            Fault::Lurk { left_ms, then } => self.lurk(left_ms, then),
+            Fault::Lurk { left_ms, yielded, then } => self.lurk(left_ms, yielded, then),
             Fault::Find { host, process } => self.find_machine(host, process),
             Fault::Calm => self.calm(),
             Fault::Look => self.look(),
@@ -108,15 +108,17 @@ impl Run {
         }
     }
 
-    fn lurk(&mut self, left_ms: u64, then: Box<Fault>) {
-        let yields = |process: &Process| match &process.role {
-            Role::Primary(driver) => driver.primary.state() == PrimaryState::Yielding,
+    fn lurk(&mut self, left_ms: u64, yielded: bool, then: Box<Fault>) {
+        let awaited = if yielded { PrimaryState::Yielding } else { PrimaryState::Protected };
+        let is_there = |process: &Process| match &process.role {
+            Role::Primary(driver) => driver.purpose.is_move() && driver.primary.state() == awaited,
             Role::Backup(_) | Role::Ended => false,
         };
-        if self.processes.iter().flatten().any(yields) {
+        if self.processes.iter().flatten().any(is_there) {
             self.fault(*then);
         } else if left_ms > 0 {
-            self.world.after(1_000, Due::Fault(Fault::Lurk { left_ms: left_ms - 1, then }));
+            self.world
+                .after(1_000, Due::Fault(Fault::Lurk { left_ms: left_ms - 1, yielded, then }));
         }
     }
 
