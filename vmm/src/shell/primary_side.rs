@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-use ft::{Answer, Gate, Output, Primary, PrimaryState, Settings, Weight};
+use ft::{Answer, Gate, Output, Primary, PrimaryState, Purpose, Settings, Weight};
 use hypervisor::boottime_ms;
 
 use super::Poller;
@@ -74,6 +74,8 @@ pub(super) enum Handover {
 /// What the shell keeps for a VM that is protected, or was or is to be.
 pub(super) struct PrimarySide {
     pub primary: Primary,
+    /// What the pair is for.
+    pub purpose: Purpose,
     pub config: FtConfig,
     pub peer: String,
     pub vm_id: [u8; 16],
@@ -109,8 +111,9 @@ pub(super) fn now_ms() -> u64 {
     boottime_ms()
 }
 
-pub(super) fn settings(config: &FtConfig) -> Settings {
+pub(super) fn settings(config: &FtConfig, purpose: Purpose) -> Settings {
     Settings {
+        purpose,
         ack: match config.ack {
             AckMode::Received => ft::AckMode::Received,
             AckMode::Verified => ft::AckMode::Verified,
