@@ -203,6 +203,13 @@ pub enum Happening {
     /// The arbiter does not answer.
     #[error("the arbiter could not be reached; outputs stay held and the asking goes on")]
     ArbiterUnreachable,
+    /// The machine was yielded and it is not known whether the peer has it: it goes on here only by
+    /// `Primary::reclaim`.
+    #[error(
+        "it is not known whether the machine lives at the other side; it goes on here only by the \
+         user's word"
+    )]
+    Undecided,
     /// The machine runs unprotected.
     #[error("unprotected since {why}, generation {generation}")]
     Solo {
@@ -249,7 +256,11 @@ pub enum SoloReason {
     /// The backup's copy was not the machine.
     #[error("the backup diverged")]
     Diverged,
-    /// The backup had not started to protect yet.
+    /// The backup had not started to protect yet, or was to take the machine over by a word that
+    /// was not given.
     #[error("the join ended")]
     NotJoined,
+    /// The user knows that the machine does not live at the other side.
+    #[error("the user said that the other side does not have it")]
+    Reclaimed,
 }

@@ -11,6 +11,9 @@
 //!                                                             Live ◄─────────────── Won
 //! ```
 //!
+//! One that the machine moves to ([`Purpose::Move`](crate::Purpose::Move)) drains by `Yield` alone: if
+//! its primary is lost before, it waits for the next one, and if there is no arbiter it asks nobody.
+//!
 //! It reads no clock and opens no socket: the driver hands in events with the time and carries the
 //! actions out. The machine and its replay are the driver's. Why this is safe is argued in
 //! `docs/PROTOCOL.md`.
@@ -27,7 +30,7 @@ use crate::error::Divergence;
 use crate::event::Trail;
 use crate::message::{Ack, Heartbeat, Message, Role, Word};
 use crate::prologue::{Assumptions, Prologue};
-use crate::settings::{AckMode, Settings};
+use crate::settings::{AckMode, Purpose, Settings};
 use crate::watch::Watch;
 
 /// Bytes of log that a primary may send above its limit before it notices.
@@ -193,7 +196,12 @@ impl Backup {
     /// Everything that was delivered is replayed, after [`Action::Drain`].
     pub fn drained(&mut self, now_ms: u64) -> Vec<Action> {
         let mut out = self.attend(now_ms);
-        if self.state == BackupState::Draining {
+        let asks_nobody = self.settings.purpose == Purpose::Move { arbiter: false };
+        if self.state == BackupState::Draining && asks_nobody {
+            // Only the primary's word leads here, and it goes on only if the user tells it to.
+            self.state = BackupState::Won;
+            self.go_live_if_fenced(now_ms, &mut out);
+        } else if self.state == BackupState::Draining {
             let generation = self.generation + 1;
             self.state = BackupState::Asking;
             self.contest = Some(Contest::new(generation, self.settings.arbiter_retry_ms));
@@ -477,11 +485,9 @@ impl Backup {
 
     fn lost(&mut self, now_ms: u64, cause: LossCause, out: &mut Vec<Action>) {
         match self.state {
-            BackupState::Preparing | BackupState::Joining => {
-                self.state = BackupState::Waiting;
-                self.close_stream(out);
-                out.push(Action::Discard);
-                out.push(Action::Report(Happening::JoinFailed { why: cause.to_string() }));
+            BackupState::Preparing | BackupState::Joining => self.give_up(&cause, out),
+            BackupState::Following if self.settings.purpose.is_move() => {
+                self.give_up(&cause, out);
             }
             BackupState::Following => {
                 self.fence_until_ms =
@@ -498,6 +504,14 @@ impl Backup {
             | BackupState::Live
             | BackupState::Halted => {}
         }
+    }
+
+    /// The machine does not come here; another may.
+    fn give_up(&mut self, cause: &LossCause, out: &mut Vec<Action>) {
+        self.state = BackupState::Waiting;
+        self.close_stream(out);
+        out.push(Action::Discard);
+        out.push(Action::Report(Happening::JoinFailed { why: cause.to_string() }));
     }
 
     fn drain(&mut self, cause: LossCause, out: &mut Vec<Action>) {

@@ -54,7 +54,7 @@ pub use prologue::{Assumptions, Prologue};
 pub use record::{EndReason, PAGE_SIZE, Page, Record, RegisterValues};
 pub use recorder::{DigestMode, Recorder};
 pub use replay::{Replay, Start, Step};
-pub use settings::{AckMode, Settings};
+pub use settings::{AckMode, Purpose, Settings};
 pub use standbys::{Patience, Standby, StandbyError, Standbys, TryJoin};
 pub use takeover::Ledger;
 

@@ -13,6 +13,10 @@
 //!    └◄──── Diverged ─────────────────────── Halted ◄─ Live ─ Yielding ◄──── failover ────┘
 //! ```
 //!
+//! A pair that is there to move the machine ([`Purpose::Move`](crate::Purpose::Move)) differs in two
+//! places: a loss before `Yielding` leads back to `Solo`, as nobody takes over unasked; one after it
+//! leads to a `Holding` that only the user ends, unless there is an arbiter.
+//!
 //! It reads no clock and opens no socket: the driver hands in events with the time and carries the
 //! actions out. Why this is safe is argued in `docs/PROTOCOL.md`.
 
@@ -22,7 +26,7 @@ use alloc::{boxed::Box, string::String, vec, vec::Vec};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::action::{Action, Event, Happening, LossCause};
+use crate::action::{Action, Event, Happening, LossCause, SoloReason};
 use crate::arbiter::Contest;
 use crate::chunk::Chunk;
 use crate::flight::Flight;
@@ -48,7 +52,8 @@ pub enum PrimaryState {
     Leaving,
     /// Handed the machine over; waits to hear that it is live there. Nothing leaves.
     Yielding,
-    /// Lost the backup; waits for the arbiter. Nothing leaves.
+    /// Lost the backup; waits for the arbiter, or for the user if there is none to decide a move.
+    /// Nothing leaves.
     Holding,
     /// The machine is not here any more. Nothing leaves ever again.
     Halted,
@@ -66,6 +71,12 @@ pub enum RequestError {
     /// Asked for something only a protected machine can do.
     #[error("the machine is not protected: it is {state:?}")]
     NotProtected {
+        /// The state.
+        state: PrimaryState,
+    },
+    /// Asked to go on alone where that is not the user's to decide.
+    #[error("it is not the user who decides where the machine goes on: it is {state:?}")]
+    NotUndecided {
         /// The state.
         state: PrimaryState,
     },
@@ -229,6 +240,26 @@ impl Primary {
         let mut out = self.attend(now_ms);
         self.state = PrimaryState::Yielding;
         out.push(Word::Yield { chunk: self.flight.last_sent() }.into());
+        Ok(out)
+    }
+
+    /// Whether nobody but the user can tell where the machine is.
+    #[must_use]
+    pub fn is_undecided(&self) -> bool {
+        self.state == PrimaryState::Holding && self.contest.is_none()
+    }
+
+    /// The user knows that the other side does not have the machine and never will: go on here.
+    ///
+    /// # Errors
+    ///
+    /// When it is somebody else who decides, or nobody has to.
+    pub fn reclaim(&mut self, now_ms: u64) -> Result<Vec<Action>, RequestError> {
+        if !self.is_undecided() {
+            return Err(RequestError::NotUndecided { state: self.state });
+        }
+        let mut out = self.attend(now_ms);
+        self.go_solo(self.generation + 1, SoloReason::Reclaimed, &mut out);
         Ok(out)
     }
 

@@ -16,9 +16,36 @@ pub enum AckMode {
     Verified,
 }
 
+/// What a primary joins a backup for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Purpose {
+    /// To be protected by it: it takes over if the primary is lost.
+    #[default]
+    Protection,
+    /// To move there and end here: it goes live when the primary yields, and for no other reason.
+    Move {
+        /// Whether an arbiter decides where the machine is if it has been yielded and the word
+        /// that it lives there is lost. Without one nobody goes on by himself then.
+        arbiter: bool,
+    },
+}
+
+impl Purpose {
+    /// Whether the machine is to live at the backup and not here.
+    #[must_use]
+    pub fn is_move(self) -> bool {
+        match self {
+            Self::Protection => false,
+            Self::Move { .. } => true,
+        }
+    }
+}
+
 /// Timers and limits of a pair.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
+    /// What the pair is for.
+    pub purpose: Purpose,
     /// When a chunk counts as acknowledged.
     pub ack: AckMode,
     /// Milliseconds between two heartbeats.
@@ -42,6 +69,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            purpose: Purpose::Protection,
             ack: AckMode::Received,
             heartbeat_ms: 50,
             timeout_ms: 500,

@@ -304,6 +304,7 @@ impl Standbys {
             }
             Happening::Halted(_) => self.situation = Situation::Over,
             Happening::ArbiterUnreachable
+            | Happening::Undecided
             | Happening::Stalled { .. }
             | Happening::Paused { .. } => {}
         }

@@ -114,6 +114,21 @@ fn greeting(build: &str) -> Vec<u8> {
     Link::primary(1).seal(&Message::Hello(Box::new(prologue))).unwrap()
 }
 
+/// A VMM that waits for a VM to move there, who waits for that, and where it listens.
+fn receiver() -> (Vmm, Child, SocketAddr) {
+    let vmm = Vmm::start(&[]);
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let words = ["--api-socket", "s", "receive-migration", &format!("tcp:{free}")];
+    let mut command = vmm.place.command(Program::ChRemote, &words);
+    let waiting = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while !String::from_utf8_lossy(&vmm.ask(&["ft-info"]).stdout).contains("waiting") {
+        assert!(Instant::now() < deadline, "it does not wait: {}", vmm.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    (vmm, waiting, free)
+}
+
 /// What the backup says to a primary of another build, which it can only say if it listened.
 fn refusal(stream: &mut TcpStream) -> String {
     let mut link = Link::primary(1);
@@ -203,6 +218,42 @@ fn a_description_that_is_none_is_refused_to_the_primary() {
 }
 
 #[test]
+fn a_receiver_minds_no_stranger_and_tells_its_caller_when_it_ends() {
+    let (vmm, mut waiting, address) = receiver();
+    connect(address).write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    let mut sender = connect(address);
+    sender.write_all(&greeting("another-build")).unwrap();
+    let why = refusal(&mut sender);
+    assert!(why.contains("another-build"), "{why}");
+    vmm.must_be("waiting");
+    assert!(waiting.try_wait().unwrap().is_none(), "a refused sender is not the one");
+    vmm.refuses(&["receive-migration", &format!("tcp:{address}")], "waits for a VM");
+    vmm.refuses(&["info"], "There is no VM yet");
+    std::fs::write(vmm.place.path("vm.json"), r#"{"payload":{"kernel":"k"}}"#).unwrap();
+    vmm.refuses(&["create", "vm.json"], "waits for a VM from another host");
+    vmm.end();
+    let status = wait(&mut waiting).unwrap();
+    assert_eq!(status.code(), Some(1));
+    let mut said = String::new();
+    waiting.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(
+        said.contains("ended before it could answer") || said.contains("told to wait"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_receiver_needs_an_address_and_a_port_that_are_free() {
+    let vmm = Vmm::start(&[]);
+    let held = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let _held = TcpListener::bind(held).unwrap();
+    vmm.refuses(&["receive-migration", &format!("tcp:{held}")], "Address already in use");
+    vmm.refuses(&["receive-migration", "tcp:192.0.2.1:7000"], "no primary can be awaited at");
+    vmm.must_be("off");
+    vmm.end();
+}
+
+#[test]
 fn requests_that_are_too_large_cut_off_or_none_get_an_answer() {
     let vmm = Vmm::start(&[]);
     let put = |length: usize, body: &[u8]| {
@@ -244,6 +295,7 @@ fn orders_that_make_no_sense_now_are_refused_and_change_nothing() {
         vmm.refuses(&[order], "There is no VM yet");
     }
     vmm.refuses(&["ft-enable", "role=primary,peer=b:1,arbiter=none"], "There is no VM yet");
+    vmm.refuses(&["send-migration", "tcp:127.0.0.1:1"], "There is no VM yet");
     let create = |json: &str, part: &str| {
         std::fs::write(vmm.place.path("vm.json"), json).unwrap();
         vmm.refuses(&["create", "vm.json"], part);
@@ -260,6 +312,8 @@ fn orders_that_make_no_sense_now_are_refused_and_change_nothing() {
     vmm.refuses(&["create", "vm.json"], "there is a VM already");
     vmm.refuses(&["boot"], "The kernel 'missing' cannot be read");
     vmm.refuses(&["pause"], "The VM is not running; boot it first");
+    vmm.refuses(&["send-migration", "tcp:127.0.0.1:1"], "The VM is not running; boot it first");
+    vmm.refuses(&["receive-migration", "tcp:127.0.0.1:1"], "There is a VM already");
     assert!(vmm.ask(&["delete"]).status.success());
     vmm.end();
 }

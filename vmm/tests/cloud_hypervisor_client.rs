@@ -6,7 +6,8 @@ mod common;
 use cloud_hypervisor_client::apis::{DefaultApi, Error};
 use cloud_hypervisor_client::models::{
     ConsoleConfig, ConsoleMode, CpusConfig, DiskConfig, MemoryConfig, NetConfig, PayloadConfig,
-    RngConfig, SerialConfig, VmConfig, VmResize, VmState,
+    ReceiveMigrationData, RngConfig, SendMigrationData, SerialConfig, TimeoutStrategy, VmConfig,
+    VmResize, VmState,
 };
 use cloud_hypervisor_client::{SocketBasedApiClient, socket_based_api_client};
 use common::StubVmm;
@@ -91,6 +92,33 @@ async fn a_configuration_comes_back_completed() {
     assert_eq!(net.id.as_deref(), Some("_net1"));
     assert_eq!(net.mac.as_deref(), Some("52:54:00:00:00:01"));
     assert_eq!(config.console.unwrap().mode, ConsoleMode::Off);
+}
+
+#[tokio::test]
+async fn a_vm_moves_with_every_default_said() {
+    let stub = StubVmm::start();
+    let client = socket_based_api_client(stub.socket());
+    client.create_vm(vm()).await.unwrap();
+    let order = SendMigrationData {
+        local: Some(false),
+        downtime_ms: Some(300),
+        timeout_s: Some(3600),
+        timeout_strategy: Some(TimeoutStrategy::Cancel),
+        connections: Some(1),
+        ..SendMigrationData::new("tcp:10.0.0.2:7000".into())
+    };
+    client.vm_send_migration_put(order).await.unwrap();
+    let order = || ReceiveMigrationData::new("tcp:0.0.0.0:7000".into());
+    client.vm_receive_migration_put(order()).await.unwrap();
+    assert_eq!(state(&client).await, VmState::Running);
+    let (status, body) = refusal(client.vm_receive_migration_put(order()).await);
+    assert_eq!((status, body.as_str()), (500, r#"["There is a VM already."]"#));
+    let local = SendMigrationData { local: Some(true), ..SendMigrationData::new("tcp:b:1".into()) };
+    let (status, body) = refusal(client.vm_send_migration_put(local).await);
+    assert!(status == 400 && body.contains("local=true would share"), "{body}");
+    let unix = SendMigrationData::new("unix:/run/s".into());
+    let (status, body) = refusal(client.vm_send_migration_put(unix).await);
+    assert!(status == 400 && body.contains("Unix socket yet"), "{body}");
 }
 
 #[tokio::test]

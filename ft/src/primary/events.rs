@@ -8,7 +8,10 @@ use crate::arbiter::{Answer, Contest};
 use crate::error::Divergence;
 use crate::flight::BadAck;
 use crate::message::{Ack, Heartbeat, Message, Role, Word};
-use crate::settings::AckMode;
+use crate::settings::{AckMode, Purpose};
+
+/// A move in which nobody can be asked.
+const UNARBITRATED: Purpose = Purpose::Move { arbiter: false };
 
 impl Primary {
     pub(super) fn on_message(&mut self, now_ms: u64, message: Message, out: &mut Vec<Action>) {
@@ -212,6 +215,19 @@ impl Primary {
             PrimaryState::Solo | PrimaryState::Holding | PrimaryState::Halted => {}
             PrimaryState::Greeting | PrimaryState::Copying => {
                 self.join_failed(&cause.to_string(), out);
+            }
+            // Whom the machine was to move to takes over by `Yield` alone, and that was not said.
+            PrimaryState::Protecting | PrimaryState::Protected | PrimaryState::Leaving
+                if self.settings.purpose.is_move() =>
+            {
+                self.join_failed(&cause.to_string(), out);
+            }
+            PrimaryState::Yielding if self.settings.purpose == UNARBITRATED => {
+                self.state = PrimaryState::Holding;
+                self.quiet = false;
+                out.push(Action::Hold);
+                out.push(Action::Report(Happening::PeerLost(cause)));
+                out.push(Action::Report(Happening::Undecided));
             }
             PrimaryState::Protecting
             | PrimaryState::Protected

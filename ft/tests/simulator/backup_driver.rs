@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use ft::{
     Action, Assumptions, Backup, BackupState, Batch, Divergence, Event, Ledger, Message, Page,
-    Patience, Primary, Record, Replay, Settings, Standbys, Start, Step, Trail, Word,
+    Patience, Primary, Purpose, Record, Replay, Settings, Standbys, Start, Step, Trail, Word,
 };
 
 use crate::breaks::Break;
@@ -69,6 +69,11 @@ impl BackupDriver {
             last_chunk: 0,
             staged: vec![],
         }
+    }
+
+    /// Whether it waits for the primary's word, and does nothing if that does not come.
+    pub fn needs_word(&self) -> bool {
+        self.settings.purpose.is_move() && self.backup.state() == BackupState::Following
     }
 
     pub fn is_waiting(&self) -> bool {
@@ -361,7 +366,9 @@ impl BackupDriver {
         let primary = Primary::new(world.clock_ms(host), self.backup.vm_id(), own);
         let standbys = standbys(world, host, self.patience);
         let place = (host, process);
-        let (machine, settings) = (self.machine, self.settings);
+        world.checker.tally.moves += u64::from(self.settings.purpose.is_move());
+        let settings = Settings { purpose: Purpose::Protection, ..self.settings };
+        let machine = self.machine;
         let mut driver = PrimaryDriver::new(world, place, primary, standbys, machine, settings);
         if !world.is(Break::ForgetRedo) {
             driver.redo(items);

@@ -69,6 +69,10 @@ breaks! {
     TrustJump,
     /// Disk writes take longer than the timeout allows for.
     SlowWrites,
+    /// Who is to get a machine that moves takes it over when the sender is lost.
+    TakeUnasked,
+    /// A sender that has yielded and does not know what came of it goes on as if it did.
+    Presume,
 }
 
 impl Break {

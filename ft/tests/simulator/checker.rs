@@ -50,6 +50,7 @@ impl Checker {
         let tally = &mut self.tally;
         match happening {
             Happening::Joining => tally.joins += 1,
+            Happening::Undecided => tally.undecided += 1,
             Happening::Protected { .. } => {
                 tally.protections += 1;
                 if let Some(since_us) = self.exposed_us.take() {
@@ -64,7 +65,7 @@ impl Checker {
                 match why {
                     SoloReason::Won => tally.wins += 1,
                     SoloReason::Left | SoloReason::Diverged => tally.promises += 1,
-                    SoloReason::NotJoined => {}
+                    SoloReason::NotJoined | SoloReason::Reclaimed => {}
                 }
                 self.exposed_us.get_or_insert(now_us);
             }
@@ -106,6 +107,11 @@ impl Checker {
         self.live = (generation, process);
         self.tally.deepest = self.tally.deepest.max(generation);
         self.account(history);
+    }
+
+    /// The newest generation that anybody went on in.
+    pub fn live_generation(&self) -> u64 {
+        self.live.0
     }
 
     /// Everything the world has seen must be in this history.

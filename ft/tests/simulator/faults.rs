@@ -51,6 +51,11 @@ pub enum Fault {
     Lag { who: Who, for_us: u64 },
     /// Somebody asks for something.
     Ask { who: Who, command: Command },
+    /// This happens as soon as a machine that moves is complete at the other side, or has been
+    /// yielded, if one is within so many milliseconds.
+    Lurk { left_ms: u64, yielded: bool, then: Box<Fault> },
+    /// Somebody looks whether a machine that this process has yielded is anywhere.
+    Find { host: usize, process: u64 },
     /// A bit flips in the backup's machine.
     Spoil(Who),
     /// A row of the partition matrix begins, as soon as the pair is whole.
@@ -80,6 +85,8 @@ pub fn plan(rng: &mut Rng, hosts: usize) -> Plan {
         at_us = late_answer(rng, &mut faults);
     } else if kind < 5 {
         at_us = jump(rng, &mut faults);
+    } else if kind < 11 {
+        at_us = struck(rng, hosts, &mut faults);
     } else if kind < 25 {
         // One after the other, so that each finds the machine protected again more often than not.
         for _ in 0..rng.range(4, 11) {
@@ -149,6 +156,46 @@ fn who(rng: &mut Rng, hosts: usize) -> Who {
     }
 }
 
+/// A machine that is moved while it is struck: it has to be copied first, and its sender is lost, or
+/// the network, about when that is done.
+fn struck(rng: &mut Rng, hosts: usize, faults: &mut Vec<(u64, Fault)>) -> u64 {
+    let mut at_us = 0;
+    for _ in 0..rng.range(2, 6) {
+        at_us += rng.range(400_000, 900_000);
+        faults.push((at_us, migrate(rng, hosts)));
+        let (from, to) = match rng.per_mille(200) {
+            true => (Who::Live, Who::Follower),
+            false => (Who::Follower, Who::Live),
+        };
+        let for_us = rng.range(20_000, 700_000);
+        let blow = match rng.range(0, 10) {
+            0..=3 => Fault::Cut { from, to, both: rng.per_mille(300), for_us },
+            4..=5 => Fault::Reset {
+                back: 0,
+                ends: [[true, false], [false, true], [true, true]][rng.range(0, 3) as usize],
+            },
+            6 => Fault::KillProcess(Who::Follower),
+            7 => Fault::KillProcess(Who::Live),
+            8 => Fault::Pause { who: Who::Follower, for_us },
+            _ => Fault::Pause { who: Who::Live, for_us },
+        };
+        // Most of them when it matters most.
+        faults.push(match rng.per_mille(700) {
+            true => {
+                let (yielded, then) = (rng.per_mille(650), Box::new(blow));
+                (at_us, Fault::Lurk { left_ms: 800, yielded, then })
+            }
+            false => (at_us + rng.range(20_000, 400_000), blow),
+        });
+    }
+    at_us + 1_500_000
+}
+
+fn migrate(rng: &mut Rng, hosts: usize) -> Fault {
+    let (to, arbiter) = (rng.range(0, hosts as u64) as usize, rng.per_mille(300));
+    Fault::Ask { who: Who::Live, command: Command::Migrate { to, arbiter } }
+}
+
 /// Something that ends a pair.
 fn blow(rng: &mut Rng) -> Fault {
     let who = if rng.per_mille(650) { Who::Live } else { Who::Follower };
@@ -166,7 +213,7 @@ fn one(rng: &mut Rng, hosts: usize) -> Vec<(u64, Fault)> {
     let who = who(rng, hosts);
     let longest_us = [250_000, 700_000, 2_500_000][rng.range(0, 3) as usize];
     let for_us = rng.range(20_000, longest_us);
-    let fault = match rng.range(0, 46) {
+    let fault = match rng.range(0, 50) {
         0..=4 => Fault::KillProcess(who),
         5..=6 => Fault::KillHost(who),
         7..=12 => Fault::Pause { who, for_us },
@@ -229,6 +276,7 @@ fn asked(rng: &mut Rng, hosts: usize, number: u64, for_us: u64) -> Vec<(u64, Fau
             let list = (0..hosts).filter(|host| chosen >> host & 1 == 1).collect();
             live(Command::Standbys(list))
         }
+        46..=49 => migrate(rng, hosts),
         _ => {
             after = Some((for_us, live(Command::Suspend(false))));
             live(Command::Suspend(true))

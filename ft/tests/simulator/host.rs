@@ -3,10 +3,11 @@
 
 use std::collections::VecDeque;
 
-use ft::{Action, Answer, Event, Heartbeat, Link, Message, PrimaryState, Word};
+use ft::{Action, Answer, Event, Happening, Heartbeat, Link, Message, PrimaryState, Purpose, Word};
 
 use crate::backup_driver::BackupDriver;
 use crate::breaks::Break;
+use crate::faults::Fault;
 use crate::network::{Port, STANDBY_PORT};
 use crate::primary_driver::PrimaryDriver;
 use crate::queue::Due;
@@ -37,6 +38,13 @@ pub enum Command {
     Failover,
     /// Protection by another standby than now.
     Move(usize),
+    /// The machine lives there from now on, and this process ends.
+    Migrate {
+        to: usize,
+        arbiter: bool,
+    },
+    /// The user knows that the machine is nowhere else.
+    Reclaim,
     /// These hosts are the standbys from now on.
     Standbys(Vec<usize>),
     /// The machine is paused for a while, or not any more.
@@ -325,6 +333,11 @@ impl Process {
                         (settings.heartbeat_ms, settings.lease_ms) = (10, 20);
                         (settings.timeout_ms, settings.silence_ms) = (35, 35);
                     }
+                    if let (Message::Hello(prologue), true) =
+                        (&mut message, world.is(Break::TakeUnasked))
+                    {
+                        prologue.settings.purpose = Purpose::Protection;
+                    }
                     let counts = at == 0 || matches!(message, Message::Word(Word::Ack(_)));
                     if counts {
                         self.event(world, Event::Message(message));
@@ -382,7 +395,11 @@ impl Process {
                 world.say(|| format!("host {host} (process {id}): {happening}"));
                 if let Role::Primary(driver) = &mut self.role {
                     driver.standbys.observe(now_ms, &happening);
+                    driver.observe(&happening);
                     world.checker.reported(&happening, world.now_us);
+                }
+                if happening == Happening::Undecided {
+                    self.call_the_user(world);
                 }
             }
             Action::Halt(_) if world.is(Break::StayAfterHalt) => self.stay(world),
@@ -400,6 +417,16 @@ impl Process {
                 self.todo.extend(actions);
             }
         }
+    }
+
+    /// Somebody looks where the machine is, when he comes to it.
+    fn call_the_user(&mut self, world: &mut World) {
+        let (host, process) = (self.host, self.id);
+        if world.is(Break::Presume) {
+            return self.arrive(world, Inbox::Command(Command::Reclaim));
+        }
+        let delay_us = world.rng.range(50_000, 600_000);
+        world.after(delay_us, Due::Fault(Fault::Find { host, process }));
     }
 
     fn close_links(&mut self, world: &mut World) {

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, VecDeque};
 use ft::prologue::LogStart;
 use ft::{
     AckMode, Action, Assumptions, BlockOp, DigestMode, Event, Gate, Happening, Input, Message,
-    Output, Primary, PrimaryState, Prologue, Settings, SoloReason, Standbys, Trail, Weight,
+    Output, Primary, PrimaryState, Prologue, Purpose, Settings, SoloReason, Standbys, Trail,
+    Weight,
 };
 
 use crate::breaks::Break;
@@ -56,6 +57,10 @@ pub struct PrimaryDriver {
     pub(crate) suspended: bool,
     pub(crate) stalled: bool,
     failing_over: bool,
+    /// It is to move for good to this host as soon as it can.
+    wanted: Option<(usize, Purpose)>,
+    /// What the present pair is for.
+    pub(crate) purpose: Purpose,
     /// The worker that carries outputs out is slow until then.
     busy_until_us: u64,
 }
@@ -94,6 +99,8 @@ impl PrimaryDriver {
             suspended: false,
             stalled: false,
             failing_over: false,
+            wanted: None,
+            purpose: Purpose::Protection,
             busy_until_us: 0,
         }
     }
@@ -133,7 +140,7 @@ impl PrimaryDriver {
             generation,
             start: LogStart::Delta,
             digest_mode: DigestMode::EveryChunk,
-            settings: self.settings.clone(),
+            settings: Settings { purpose: self.purpose, ..self.settings.clone() },
             arbiter: String::from("simulated"),
             machine: vec![],
             cpuid: vec![],
@@ -166,6 +173,14 @@ impl PrimaryDriver {
                     return self.primary.disable(now_ms).unwrap_or_default();
                 }
             }
+            Command::Migrate { to, arbiter } => {
+                if to != self.host {
+                    self.wanted = Some((to, Purpose::Move { arbiter }));
+                    self.standbys.enable(Some(&address(to)));
+                    return self.primary.disable(now_ms).unwrap_or_default();
+                }
+            }
+            Command::Reclaim => return self.primary.reclaim(now_ms).unwrap_or_default(),
             Command::Standbys(hosts) => {
                 let list: Vec<String> =
                     hosts.into_iter().filter(|to| *to != self.host).map(address).collect();
@@ -204,7 +219,21 @@ impl PrimaryDriver {
             self.standbys.observe(now_ms, &Happening::Solo { generation, why });
         }
         let join = self.standbys.tick(now_ms)?;
-        join.standby.strip_prefix("host").and_then(|number| number.parse().ok())
+        let host = join.standby.strip_prefix("host").and_then(|number| number.parse().ok());
+        // Whoever else is joined first has cancelled the move.
+        self.purpose = match self.wanted.take() {
+            Some((to, purpose)) if Some(to) == host => purpose,
+            Some(_) | None => Purpose::Protection,
+        };
+        host
+    }
+
+    /// A machine that is to move does so as soon as it can.
+    pub fn observe(&mut self, happening: &Happening) {
+        if matches!(happening, Happening::Protected { .. }) && self.purpose.is_move() {
+            self.failing_over = true;
+            self.stopped = true;
+        }
     }
 
     /// Outputs of the machine: into the gate, or on their way.

@@ -1,6 +1,6 @@
 //! One run: processes on a few hosts, one of which has the machine, from a seed.
 
-use ft::{AckMode, Patience, Primary, Settings};
+use ft::{AckMode, Patience, Primary, Purpose, Settings};
 
 use crate::backup_driver::{BackupDriver, standbys};
 use crate::breaks::Break;
@@ -80,6 +80,7 @@ fn settings(rng: &mut Rng, broken: Option<Break>) -> (Settings, u64) {
     let timeout_ms = ((lease_ms * 100 / 97) + disk_bound_ms + heartbeat_ms + 5) * 103 / 100 + 1;
     let ack = if rng.per_mille(500) { AckMode::Received } else { AckMode::Verified };
     let settings = Settings {
+        purpose: Purpose::Protection,
         ack,
         heartbeat_ms,
         timeout_ms,

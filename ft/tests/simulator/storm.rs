@@ -17,7 +17,9 @@ impl Run {
         if self.put_off(&fault) {
             return;
         }
-        self.world.say(|| format!("FAULT {fault:?}"));
+        if !matches!(fault, Fault::Lurk { .. }) {
+            self.world.say(|| format!("FAULT {fault:?}"));
+        }
         match fault {
             Fault::KillProcess(who) => self.kill_process(who),
             Fault::KillHost(who) => self.kill_host(who),
@@ -100,10 +102,52 @@ impl Run {
             }
             Fault::Partition(row) => self.cut_row(row),
             Fault::Judge { row, pair } => self.judge(&row, pair),
+            Fault::Lurk { left_ms, yielded, then } => self.lurk(left_ms, yielded, then),
+            Fault::Find { host, process } => self.find_machine(host, process),
             Fault::Calm => self.calm(),
             Fault::Look => self.look(),
             fault => unreachable!("{fault:?}"),
         }
+    }
+
+    fn lurk(&mut self, left_ms: u64, yielded: bool, then: Box<Fault>) {
+        let awaited = if yielded { PrimaryState::Yielding } else { PrimaryState::Protected };
+        let is_there = |process: &Process| match &process.role {
+            Role::Primary(driver) => driver.purpose.is_move() && driver.primary.state() == awaited,
+            Role::Backup(_) | Role::Ended => false,
+        };
+        if self.processes.iter().flatten().any(is_there) {
+            self.fault(*then);
+        } else if left_ms > 0 {
+            self.world
+                .after(1_000, Due::Fault(Fault::Lurk { left_ms: left_ms - 1, yielded, then }));
+        }
+    }
+
+    /// The user looks where the machine is that a process has yielded. While somebody may still go on
+    /// with it he looks again later; a machine that has lived elsewhere does not come back here.
+    fn find_machine(&mut self, host: usize, process: u64) {
+        let generation = match self.process(host, process).map(|(process, _)| &process.role) {
+            Some(Role::Primary(driver)) if driver.primary.is_undecided() => {
+                driver.primary.generation()
+            }
+            Some(_) | None => return,
+        };
+        if self.world.checker.live_generation() > generation {
+            self.world.say(|| format!("the machine of host {host} has moved"));
+            return self.bury(host);
+        }
+        let may_go_on = |process: &Process| match &process.role {
+            Role::Backup(driver) => {
+                !driver.is_waiting() && driver.backup.generation() >= generation
+            }
+            Role::Primary(_) | Role::Ended => false,
+        };
+        if self.processes.iter().flatten().any(may_go_on) {
+            let delay_us = self.world.rng.range(50_000, 300_000);
+            return self.world.after(delay_us, Due::Fault(Fault::Find { host, process }));
+        }
+        self.ask(host, Command::Reclaim);
     }
 
     /// The promise is about one failure at a time: most runs wait with one that would be the second

@@ -11,6 +11,10 @@ pub struct Tally {
     pub wins: u64,
     /// A promise let the primary go on without the arbiter.
     pub promises: u64,
+    /// Machines that moved for good.
+    pub moves: u64,
+    /// Machines of which only the user could tell where they were.
+    pub undecided: u64,
     pub joins: u64,
     pub protections: u64,
     /// From the end of a protection to the next, with everything in between.
@@ -32,6 +36,8 @@ impl Tally {
         self.takeovers += other.takeovers;
         self.wins += other.wins;
         self.promises += other.promises;
+        self.moves += other.moves;
+        self.undecided += other.undecided;
         self.joins += other.joins;
         self.protections += other.protections;
         self.exposed_us += other.exposed_us;
@@ -52,11 +58,11 @@ impl Tally {
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { seeds, takeovers, wins, promises, joins, protections, .. } = self;
-        let Self { exposed_us, exposures, deepest, while_copied, .. } = self;
+        let Self { exposed_us, exposures, deepest, while_copied, moves, undecided, .. } = self;
         write!(
             f,
             "{seeds} seeds: {takeovers} takeovers, {wins} wins and {promises} promises for the \
-             primary; {joins} joins, {while_copied} outputs while they copied, {protections} \
+             primary; {moves} moves, {undecided} of unknown end; {joins} joins, {while_copied} outputs while they copied, {protections} \
              protections, {} ms from one to the next, up to generation {deepest}; {} machines lost \
              to a second failure ({} though it was put off)",
             exposed_us / 1000 / exposures.max(&1),

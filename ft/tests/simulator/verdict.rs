@@ -13,8 +13,17 @@ impl Run {
             let generation = match &process.role {
                 Role::Primary(driver) => match driver.primary.state() {
                     PrimaryState::Halted => None,
+                    // What has lived elsewhere does not come back here.
+                    PrimaryState::Yielding | PrimaryState::Holding
+                        if driver.purpose.is_move()
+                            && self.world.checker.live_generation()
+                                > driver.primary.generation() =>
+                    {
+                        None
+                    }
                     _ => Some(driver.primary.generation()),
                 },
+                Role::Backup(driver) if driver.needs_word() => None,
                 Role::Backup(driver) => match driver.backup.state() {
                     BackupState::Following
                     | BackupState::Draining

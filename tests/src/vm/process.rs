@@ -56,6 +56,25 @@ impl<'a> VmmProcess<'a> {
         role: &str,
         words: &[String],
     ) -> Result<Self> {
+        let console =
+            |console: &Path| vec!["--serial".to_owned(), format!("file={}", console.display())];
+        Self::launch(cluster, host_index, role, words, console)
+    }
+
+    /// Starts a VMM that has no VM.
+    pub fn start_empty(cluster: &'a Cluster, host_index: usize, role: &str) -> Result<Self> {
+        let mut vmm = Self::launch(cluster, host_index, role, &[], |_| Vec::new())?;
+        vmm.wait_for_socket(Duration::from_secs(30))?;
+        Ok(vmm)
+    }
+
+    fn launch(
+        cluster: &'a Cluster,
+        host_index: usize,
+        role: &str,
+        words: &[String],
+        console_words: impl Fn(&Path) -> Vec<String>,
+    ) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("{role}-{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let host = cluster.host(host_index);
@@ -67,7 +86,7 @@ impl<'a> VmmProcess<'a> {
         let [cloud_hypervisor, ch_remote] = programs(host)?;
         let mut order = vec![cloud_hypervisor, "-v".to_owned()];
         order.extend(["--api-socket".to_owned(), socket.display().to_string()]);
-        order.extend(["--serial".to_owned(), format!("file={}", console.display())]);
+        order.extend(console_words(&console));
         order.extend(["--event-monitor".to_owned(), format!("path={}", events.display())]);
         order.extend(words.iter().cloned());
         let order = Order::new(order).log_to(&log).with_variable("RUST_BACKTRACE", "1");
@@ -114,6 +133,23 @@ impl<'a> VmmProcess<'a> {
         let mut order = vec![self.ch_remote.clone(), "--api-socket".to_owned(), socket];
         order.extend(words.iter().map(|word| (*word).to_owned()));
         self.host.run(Order::new(order))
+    }
+
+    /// Starts `ch-remote` with these words on its host, for an answer that takes its time, and the file that
+    /// what it says goes to.
+    pub fn begin(&self, words: &[&str]) -> Result<(RemoteProcess, PathBuf)> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let said = self.log.with_extension(format!("remote-{number}.log"));
+        let socket = self.socket.display().to_string();
+        let mut order = vec![self.ch_remote.clone(), "--api-socket".to_owned(), socket];
+        order.extend(words.iter().map(|word| (*word).to_owned()));
+        Ok((self.host.spawn(Order::new(order).log_to(&said))?, said))
+    }
+
+    /// Where its guest's serial console is to go.
+    pub fn console_file(&self) -> &Path {
+        &self.console
     }
 
     /// Runs `ch-remote`, which must succeed; its answer as JSON, null if there is none.

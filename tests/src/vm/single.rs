@@ -46,6 +46,11 @@ impl<'a> SingleVm<'a> {
         &mut self.vmm
     }
 
+    /// It lives in another VMM now; the one before.
+    pub fn move_to(&mut self, vmm: VmmProcess<'a>) -> VmmProcess<'a> {
+        std::mem::replace(&mut self.vmm, vmm)
+    }
+
     /// The way to its services.
     pub fn guest(&self) -> GuestClient<'a> {
         self.guest

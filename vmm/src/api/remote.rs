@@ -7,12 +7,16 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::ArgAction::{Append, SetTrue};
 use clap::{Arg, ArgMatches, Command};
 use thiserror::Error;
 
 use super::client::{ClientError, request};
 use super::watch::{Watch, watch};
-use crate::config::{ConfigError, FtConfig};
+use crate::config::{
+    ConfigError, DiskOverride, FtConfig, HostOverrides, NetOverride, ReceiveMigration, RngConfig,
+    SendMigration, console_from_options,
+};
 
 /// Why a command failed.
 #[derive(Debug, Error)]
@@ -68,13 +72,11 @@ const NOT_YET: &[&str] = &[
     "add-vsock",
     "coredump",
     "nmi",
-    "receive-migration",
     "remove-device",
     "resize",
     "resize-disk",
     "resize-zone",
     "restore",
-    "send-migration",
     "snapshot",
 ];
 
@@ -112,6 +114,7 @@ pub fn command() -> Command {
         .subcommand_required(true)
         .arg(socket)
         .subcommand(create)
+        .subcommands(migration_commands())
         .subcommand(enable)
         .subcommand(watch_command())
         .subcommand(standbys)
@@ -143,6 +146,14 @@ where
             let config = read_config(text_of(arguments, "path"))?;
             request(socket, "PUT", "vm.create", Some(&config))?
         }
+        Some(("send-migration", arguments)) => {
+            let body = send_migration(arguments)?;
+            request(socket, "PUT", "vm.send-migration", Some(&body))?
+        }
+        Some(("receive-migration", arguments)) => {
+            let body = receive_migration(arguments)?;
+            request(socket, "PUT", "vm.receive-migration", Some(&body))?
+        }
         Some(("ft-watch", arguments)) => {
             watch(&what_to_watch(socket, arguments))?;
             None
@@ -161,6 +172,51 @@ where
         None => unreachable!("clap refuses a command line without a command"),
     };
     Ok(answer.map(|json| readable(&json)).unwrap_or_default())
+}
+
+fn migration_commands() -> [Command; 2] {
+    let one = |name: &'static str, help: &'static str| {
+        Arg::new(name).long(name).value_name("OPTIONS").num_args(1).help(help)
+    };
+    let several =
+        |name: &'static str, help: &'static str| one(name, help).num_args(1..).action(Append);
+    let send = Command::new("send-migration")
+        .about("Move the VM to another VMM, and end this one")
+        .arg(Arg::new("local").long("local").num_args(0).action(SetTrue).hide(true))
+        .arg(Arg::new("destination").required(true).help(SendMigration::SYNTAX));
+    let receive = Command::new("receive-migration")
+        .about("Wait for a VM that moves here, until it runs here")
+        .arg(Arg::new("receiver").required(true).help(ReceiveMigration::SYNTAX))
+        .arg(several("disk", "id=<id>,path=<path>: this host's image for a disk of the VM"))
+        .arg(several("net", "id=<id>,tap=<tap>: this host's tap for a network device of the VM"))
+        .arg(one("rng", "src=<path>: this host's source of entropy"))
+        .arg(one("serial", "Where the serial port's bytes go on this host"))
+        .arg(one("console", "Where the console's bytes go on this host"));
+    [send, receive]
+}
+
+fn send_migration(arguments: &ArgMatches) -> Result<String, ConfigError> {
+    let text = text_of(arguments, "destination");
+    match arguments.get_flag("local") {
+        true => SendMigration::json_of_text(&format!("destination_url={text},local=on")),
+        false => SendMigration::json_of_text(text),
+    }
+}
+
+fn receive_migration(arguments: &ArgMatches) -> Result<String, ConfigError> {
+    let many = |name| arguments.get_many::<String>(name).unwrap_or_default();
+    let given = |name| arguments.get_one::<String>(name);
+    let console = |name: &'static str| {
+        given(name).map(|text| console_from_options(&format!("--{name}"), text)).transpose()
+    };
+    let overrides = HostOverrides {
+        disks: many("disk").map(|text| DiskOverride::parse(text)).collect::<Result<_, _>>()?,
+        net: many("net").map(|text| NetOverride::parse(text)).collect::<Result<_, _>>()?,
+        rng: given("rng").map(|text| RngConfig::parse(text)).transpose()?,
+        serial: console("serial")?,
+        console: console("console")?,
+    };
+    ReceiveMigration::json_of_text(text_of(arguments, "receiver"), overrides)
 }
 
 fn watch_command() -> Command {

@@ -7,7 +7,9 @@ use serde::Serialize;
 use thiserror::Error;
 
 use super::{FtInfo, VmCounters, VmInfo, VmmPingResponse};
-use crate::config::{ConfigError, FtConfig, PeerAddress, VmConfig};
+use crate::config::{
+    ConfigError, FtConfig, PeerAddress, ReceiveMigration, SendMigration, VmConfig,
+};
 
 /// Everything that can be asked of a VMM.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +38,10 @@ pub enum ApiRequest {
     VmPowerButton,
     /// End the VM and forget its configuration.
     VmDelete,
+    /// Move the VM to another VMM and end here.
+    SendMigration(Box<SendMigration>),
+    /// Wait for a VM that moves here.
+    ReceiveMigration(Box<ReceiveMigration>),
     /// Protect the VM that runs.
     FtEnable(Box<FtConfig>),
     /// Let the VM run on without its backup.

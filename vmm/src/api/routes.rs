@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use super::ft_metrics::exposition;
 use super::http::{empty_response, error_response, json_response, text_response};
 use super::{ApiError, ApiReply, ApiRequest, ApiResult};
-use crate::config::{FtConfig, PeerAddress, VmConfig};
+use crate::config::{FtConfig, PeerAddress, ReceiveMigration, SendMigration, VmConfig};
 
 const ROOT: &str = "/api/v1/";
 
@@ -34,6 +34,8 @@ const ROUTES: &[Route] = &[
     Route { name: "vm.reboot", method: Put, read: |b| plain(b, ApiRequest::VmReboot) },
     Route { name: "vm.power-button", method: Put, read: |b| plain(b, ApiRequest::VmPowerButton) },
     Route { name: "vm.delete", method: Put, read: |b| plain(b, ApiRequest::VmDelete) },
+    Route { name: "vm.send-migration", method: Put, read: read_send_migration },
+    Route { name: "vm.receive-migration", method: Put, read: read_receive_migration },
     Route { name: "vm.ft-enable", method: Put, read: read_ft_enable },
     Route { name: "vm.ft-disable", method: Put, read: |b| plain(b, ApiRequest::FtDisable) },
     Route { name: "vm.ft-failover", method: Put, read: |b| plain(b, ApiRequest::FtFailover) },
@@ -57,13 +59,11 @@ const NOT_YET: &[&str] = &[
     "vm.balloon-statistics",
     "vm.coredump",
     "vm.nmi",
-    "vm.receive-migration",
     "vm.remove-device",
     "vm.resize",
     "vm.resize-disk",
     "vm.resize-zone",
     "vm.restore",
-    "vm.send-migration",
     "vm.snapshot",
     "vmm.nmi",
 ];
@@ -147,6 +147,16 @@ fn read_create(body: &[u8]) -> Result<ApiRequest, ApiError> {
     let config = VmConfig::from_json(body)?;
     config.validate()?;
     Ok(ApiRequest::VmCreate(Box::new(config)))
+}
+
+fn read_send_migration(body: &[u8]) -> Result<ApiRequest, ApiError> {
+    need_body(body, "the VM's destination")?;
+    Ok(ApiRequest::SendMigration(Box::new(SendMigration::from_json(body)?)))
+}
+
+fn read_receive_migration(body: &[u8]) -> Result<ApiRequest, ApiError> {
+    need_body(body, "where to wait for the VM")?;
+    Ok(ApiRequest::ReceiveMigration(Box::new(ReceiveMigration::from_json(body)?)))
 }
 
 fn read_ft_enable(body: &[u8]) -> Result<ApiRequest, ApiError> {

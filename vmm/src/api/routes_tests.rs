@@ -117,7 +117,7 @@ fn a_wrong_method_is_told_the_right_one() {
 
 #[test]
 fn what_is_not_there_yet_says_so_whatever_the_method_and_body() {
-    for name in ["vm.add-disk", "vm.snapshot", "vm.resize", "vm.coredump", "vm.send-migration"] {
+    for name in ["vm.add-disk", "vm.snapshot", "vm.resize", "vm.coredump", "vm.restore"] {
         assert_eq!(
             refusal("PUT", &format!("/api/v1/{name}"), "{\"a\":1}"),
             (

@@ -135,6 +135,16 @@ fn check_vm(vm: &Map<String, Value>) -> Result<(), ConfigError> {
     Ok(())
 }
 
+/// Refuses what the entropy source and the consoles of a description cannot be.
+pub(super) fn check_host_parts(description: &Map<String, Value>) -> Result<(), ConfigError> {
+    for (name, shape) in [("rng", &RNG), ("serial", &CONSOLE), ("console", &CONSOLE)] {
+        if let Some(Value::Object(part)) = description.get(name) {
+            check_object(name, part, shape)?;
+        }
+    }
+    Ok(())
+}
+
 fn check_object(
     place: &str,
     object: &Map<String, Value>,

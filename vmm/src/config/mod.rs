@@ -13,6 +13,7 @@ mod ft_fields;
 mod identity;
 mod json;
 mod mac;
+mod migration;
 pub mod options;
 mod overrides;
 mod validate;
@@ -25,6 +26,7 @@ pub use arbiter::{Arbiter, EtcdConfig, EtcdTls};
 pub use error::ConfigError;
 pub use ft_config::{AckMode, FtConfig, FtMethod, FtMode, FtTimings, PeerAddress};
 pub use mac::MacAddress;
+pub use migration::{ReceiveMigration, SendMigration};
 pub use overrides::{DiskOverride, HostOverrides, NetOverride, apply_overrides};
 pub use vm_config::{
     ConsoleConfig, ConsoleMode, CpusConfig, DiskConfig, MemoryConfig, NetConfig, PayloadConfig,

@@ -7,6 +7,8 @@
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 use super::{ConfigError, ConsoleConfig, ConsoleMode, DiskConfig, NetConfig, RngConfig, VmConfig};
 
 /// Everything a backup (or a replay) says about its own host.
@@ -25,26 +27,31 @@ pub struct HostOverrides {
 }
 
 /// `--disk id=_disk0,path=/mnt/x.img`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DiskOverride {
     /// The disk of the VM.
     pub id: String,
     /// The file or block device on this host.
     pub path: PathBuf,
     /// Whether this host's page cache is passed by.
+    #[serde(default)]
     pub direct: bool,
 }
 
 /// `--net id=_net1,tap=tap3`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct NetOverride {
     /// The network device of the VM.
     pub id: String,
     /// The tap interface on this host.
     pub tap: String,
     /// The address this host's end of the tap is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ip: Option<Ipv4Addr>,
     /// The mask that goes with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mask: Option<Ipv4Addr>,
 }
 

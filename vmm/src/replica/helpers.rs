@@ -29,6 +29,24 @@ pub enum Helped {
     },
 }
 
+/// Whom a helper connects to, for messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whom {
+    /// A backup that waits for its primary.
+    Backup,
+    /// A VMM that waits for a VM to move there.
+    Receiver,
+}
+
+impl Whom {
+    fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Backup => ("the backup", "is it started with --ft role=backup?"),
+            Self::Receiver => ("the receiver", "was it told to wait there (vm.receive-migration)?"),
+        }
+    }
+}
+
 /// The helpers of one event loop.
 pub struct Helpers {
     sender: Sender<Helped>,
@@ -54,6 +72,7 @@ impl Helpers {
     /// No thread.
     pub fn connect(
         &self,
+        whom: Whom,
         peer: String,
         timeout: Duration,
         arbiter: Option<Arc<BoundedArbiter>>,
@@ -61,7 +80,7 @@ impl Helpers {
         self.help("connect", move || {
             let checked = arbiter.map_or(Ok(()), |arbiter| arbiter.check());
             let checked = checked.map_err(|error| error.to_string());
-            Helped::Connected(checked.and_then(|()| connect(&peer, timeout)))
+            Helped::Connected(checked.and_then(|()| connect(whom, &peer, timeout)))
         })
     }
 
@@ -115,10 +134,11 @@ impl AsRawFd for Helpers {
     }
 }
 
-fn connect(peer: &str, timeout: Duration) -> Result<TcpStream, String> {
+fn connect(whom: Whom, peer: &str, timeout: Duration) -> Result<TcpStream, String> {
+    let (who, hint) = whom.words();
     let addresses: Vec<SocketAddr> = peer
         .to_socket_addrs()
-        .map_err(|error| format!("the backup's name {peer} cannot be resolved: {error}"))?
+        .map_err(|error| format!("{who}'s name {peer} cannot be resolved: {error}"))?
         .collect();
     let mut last = "the name has no address".to_owned();
     for address in addresses {
@@ -127,9 +147,7 @@ fn connect(peer: &str, timeout: Duration) -> Result<TcpStream, String> {
             Err(error) => last = error.to_string(),
         }
     }
-    Err(format!(
-        "the backup at {peer} cannot be reached: {last}; is it started with --ft role=backup?"
-    ))
+    Err(format!("{who} at {peer} cannot be reached: {last}; {hint}"))
 }
 
 #[cfg(test)]
@@ -144,8 +162,10 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);
-        let error = connect(&address.to_string(), Duration::from_secs(1)).unwrap_err();
+        let said = |whom| connect(whom, &address.to_string(), Duration::from_secs(1)).unwrap_err();
+        let error = said(Whom::Backup);
         assert!(error.contains(&address.to_string()) && error.contains("role=backup"), "{error}");
+        assert!(said(Whom::Receiver).contains("vm.receive-migration"));
     }
 
     fn question(generation: u64) -> Question {
@@ -184,7 +204,7 @@ mod tests {
         let peer = listener.local_addr().unwrap().to_string();
         let helpers = Helpers::new().unwrap();
         let arbiter = arbiter_in(Path::new("/nowhere/at/all"));
-        helpers.connect(peer, Duration::from_secs(9), Some(arbiter)).unwrap();
+        helpers.connect(Whom::Backup, peer, Duration::from_secs(9), Some(arbiter)).unwrap();
         let Helped::Connected(Err(why)) = wait(&helpers) else { panic!("it connected") };
         assert!(why.contains("/nowhere/at/all cannot be used"), "{why}");
         listener.set_nonblocking(true).unwrap();

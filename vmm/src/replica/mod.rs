@@ -15,5 +15,5 @@ pub use arbiter::{
 };
 pub use channel::{Channel, Received};
 pub use heartbeats::Heartbeats;
-pub use helpers::{Helped, Helpers};
+pub use helpers::{Helped, Helpers, Whom};
 pub use lease::{Lease, LeasedDisk};

@@ -5,7 +5,6 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
 use std::time::Instant;
 
 use ft::recorder::Noted;
@@ -16,24 +15,25 @@ use ft::{
 use serde_json::json;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::backup_side::{BackupSide, inheritance};
 use super::logged::described;
 use super::method::choose;
-use super::primary_side::{BUSY_TICK_MS, ask_arbiter, now_ms};
+use super::primary_side::{ask_arbiter, now_ms};
 use super::protection::Protection;
 use super::reprotection::Succession;
 use super::suitability::{check_host, here};
 use super::traffic::Tally;
 use super::visitors::Visitors;
 use super::vm::Running;
-use super::{Interest, Outcome, Poller, Shell, Source};
+use super::{Awaits, Interest, Outcome, Shell, Source};
 use crate::api::FtProtection;
-use crate::config::{AckMode, Arbiter, FtConfig, FtMode, PeerAddress, apply_overrides};
+use crate::config::{AckMode, Arbiter, FtConfig, apply_overrides};
 use crate::description::Description;
 use crate::engine::{DivergenceReport, Ended, Message};
 use crate::error::Error;
 use crate::identity::{build_id, random_id};
 use crate::replica::{
-    BoundedArbiter, Channel, Heartbeats, Helped, Helpers, Lease, Question, Received, open_arbiter,
+    Channel, Heartbeats, Helped, Helpers, Lease, Question, Received, open_arbiter,
 };
 
 /// Connections taken before the event loop's other sources have their turn.
@@ -41,120 +41,6 @@ const ACCEPTED_A_TURN: usize = 64;
 
 /// Characters of a reason for a refusal.
 const REASON_MOST: usize = 2000;
-
-/// What the shell keeps for a VM that follows a primary.
-pub(super) struct BackupSide {
-    pub backup: Backup,
-    config: FtConfig,
-    listen: SocketAddr,
-    listener: TcpListener,
-    claimant: [u8; 16],
-    helpers: Helpers,
-    visitors: Visitors,
-    channel: Option<Channel>,
-    heartbeats: Heartbeats,
-    arbiter: Option<Arc<BoundedArbiter>>,
-    ack: AckMode,
-    /// How the VM is kept twice.
-    method: FtProtection,
-    ledger: Ledger,
-    /// The machine has its first whole state.
-    has_state: bool,
-    log_end: Option<EndReason>,
-    /// How the primary protects the VM, and where it waits itself once it does not have it any more.
-    inheritance: Option<(FtConfig, Option<PeerAddress>)>,
-    identity: ([u8; 16], u64),
-    /// From one heartbeat to the next.
-    heartbeat_ms: u64,
-}
-
-impl BackupSide {
-    /// Whether the VM is this side's.
-    pub(super) fn is_live(&self) -> bool {
-        self.backup.state() == BackupState::Live
-    }
-
-    /// The VM's name and generation.
-    pub(super) fn identity(&self) -> ([u8; 16], u64) {
-        self.identity
-    }
-
-    /// The VM's name, if there is a VM.
-    pub(super) fn vm_id(&self) -> Option<[u8; 16]> {
-        let (vm_id, generation) = self.identity;
-        (generation > 0 && self.backup.state() != BackupState::Waiting).then_some(vm_id)
-    }
-
-    /// Who decides if the primary is lost.
-    pub(super) fn arbiter(&self) -> Option<&BoundedArbiter> {
-        self.arbiter.as_deref()
-    }
-
-    /// How long the event loop may sleep, ms.
-    pub(super) fn tick_ms(&self) -> Option<u64> {
-        match self.backup.state() {
-            BackupState::Waiting | BackupState::Live | BackupState::Halted => None,
-            BackupState::Following => Some((self.heartbeat_ms / 2).max(1)),
-            BackupState::Preparing
-            | BackupState::Joining
-            | BackupState::Draining
-            | BackupState::Asking
-            | BackupState::Won => Some(BUSY_TICK_MS),
-        }
-    }
-
-    pub(super) fn ack(&self) -> AckMode {
-        self.ack
-    }
-
-    /// How the VM is kept twice.
-    pub(super) fn method(&self) -> FtProtection {
-        self.method
-    }
-
-    /// The primary's address, or where one is awaited.
-    pub(super) fn peer(&self) -> String {
-        match self.channel.as_ref().and_then(Channel::peer) {
-            Some(peer) => peer.to_string(),
-            None => format!("awaited at {}", self.listen),
-        }
-    }
-
-    pub(super) fn outputs_held(&self) -> u64 {
-        self.ledger.len() as u64
-    }
-
-    pub(super) fn close(mut self, poller: &Poller) {
-        self.close_channel(poller);
-        self.visitors.dismiss(poller);
-        for fd in [self.listener.as_raw_fd(), self.heartbeats.as_raw_fd(), self.helpers.as_raw_fd()]
-        {
-            poller.forget(fd);
-        }
-    }
-
-    /// Tells a second primary why it is not followed.
-    fn turn_away(&mut self, mut channel: Channel, poller: &Poller) {
-        let from = channel.peer().map_or_else(String::new, |from| from.to_string());
-        self.visitors.say(&format!("{from} was turned away: a primary is followed already"));
-        let why = format!(
-            "the backup at {} follows a primary already, or runs its VM: name another one, on a \
-             port of its own",
-            self.listen
-        );
-        if let Err(error) = channel.send(&ft::Message::Word(ft::Word::Refuse { why })) {
-            log::debug!("{error}");
-        }
-        poller.forget(channel.as_raw_fd());
-    }
-
-    fn close_channel(&mut self, poller: &Poller) {
-        if let Some(mut channel) = self.channel.take() {
-            channel.flush();
-            poller.forget(channel.as_raw_fd());
-        }
-    }
-}
 
 /// What this side assumes. The guest's CPUID is the primary's to choose: whether this host can
 /// offer it is asked of KVM when the machine is built.
@@ -164,7 +50,7 @@ fn assumptions(prologue: Option<&Prologue>) -> Assumptions {
 }
 
 impl Shell {
-    fn backup_side(&mut self) -> Option<&mut BackupSide> {
+    pub(super) fn backup_side(&mut self) -> Option<&mut BackupSide> {
         match &mut self.protection {
             Protection::Backup(side) => Some(side),
             Protection::None
@@ -178,8 +64,8 @@ impl Shell {
     pub(super) fn await_primary(&mut self, ft: &FtConfig, listen: SocketAddr) -> Result<(), Error> {
         let failed = |error: std::io::Error| {
             Error::Channel(format!(
-                "no primary can be awaited at {listen}: {error}; give --ft listen= an address of \
-                 this host and a port that is free"
+                "no primary can be awaited at {listen}: {error}; give an address of this host and a \
+                 port that is free"
             ))
         };
         self.succession = Succession::default();
@@ -212,6 +98,7 @@ impl Shell {
             inheritance: None,
             identity: ([0; 16], 0),
             heartbeat_ms: 1,
+            reception: None,
         }));
         self.statistics.happened(format!("Waiting for a primary at {listen}"));
         Ok(())
@@ -358,7 +245,9 @@ impl Shell {
     pub(super) fn tick_backup(&mut self) -> Result<(), Error> {
         let Some(side) = self.backup_side() else { return Ok(()) };
         let actions = side.backup.tick(now_ms());
-        self.act_backup(actions)
+        self.act_backup(actions)?;
+        self.tick_reception();
+        Ok(())
     }
 
     fn act_backup(&mut self, actions: Vec<Action>) -> Result<(), Error> {
@@ -380,7 +269,10 @@ impl Shell {
             Action::CloseStream => side.close_channel(&self.poller),
             Action::Prepare(prologue) => return self.prepare(&prologue),
             Action::Deliver(batch) => self.deliver(batch),
-            Action::Discard => self.discard(),
+            Action::Discard => {
+                self.note_dropped();
+                self.discard();
+            }
             Action::Drain => self.send(Message::Drain),
             Action::AskArbiter { generation } => {
                 let (vm_id, _) = side.identity;
@@ -421,15 +313,19 @@ impl Shell {
     fn build_follower(&mut self, prologue: &Prologue) -> Result<(), Error> {
         let Description { config, cpuid, disk_sectors, protection, unreplayable } =
             described(prologue)?;
+        self.must_be_awaited(prologue.settings.purpose.is_move())?;
         // What became of the VM that was followed before says nothing about this one.
         self.succession = Succession::of(config.clone(), unreplayable);
         self.statistics.begin(Instant::now());
         self.statistics.moment = 0;
-        let config = apply_overrides(config, &self.invocation.overrides)?;
         let unreplayable = self.succession.unreplayable.as_ref();
         let method = protection.as_ref().map(|ft| choose(ft, unreplayable)).transpose()?;
         let Protection::Backup(side) = &mut self.protection else { return Ok(()) };
         side.method = method.unwrap_or(FtProtection::Replay);
+        let reception = side.reception.as_ref();
+        let overrides =
+            reception.map_or(&self.invocation.overrides, |reception| &reception.overrides);
+        let config = apply_overrides(config, overrides)?;
         let arbiter = match &side.config.arbiter {
             Some(arbiter) => Some(arbiter.clone()),
             None if prologue.arbiter.is_empty() => None,
@@ -569,6 +465,7 @@ impl Shell {
         self.started = true;
         self.paused = false;
         self.report_ft("live", json!({}));
+        self.answer(Awaits::Received, &Ok(()));
         let off = self.backup_side().is_some_and(|side| side.log_end == Some(EndReason::PowerOff));
         if off {
             self.outcome = Some(Outcome::Well);
@@ -581,6 +478,10 @@ impl Shell {
             running.lease.revoke();
         }
         self.discard();
+        if self.receives() {
+            self.end_reception(&reason.to_string());
+            return Ok(());
+        }
         log::warn!("{reason}; waiting for another primary");
         let Protection::Backup(side) = &mut self.protection else { return Ok(()) };
         // The word that goes with the halt is still to be sent.
@@ -595,8 +496,11 @@ impl Shell {
         self.observe(happening);
         self.statistics.happened(happening.to_string());
         self.report_happening(happening);
+        if let Happening::JoinFailed { why } = happening {
+            self.on_reception_failed(why);
+        }
         // A primary that handed over hears that the VM lives here, then that nobody follows it.
-        if matches!(happening, Happening::Live { .. }) {
+        if matches!(happening, Happening::Live { .. }) && !self.begin_farewell() {
             self.drop_backup_channel();
             let inheritance = self.backup_side().and_then(|side| side.inheritance.take());
             if let Some((ft, primary_address)) = inheritance {
@@ -621,26 +525,6 @@ impl Shell {
         }
         true
     }
-}
-
-/// How this side protects the VM once it has it: as the primary did, with this host's own arbiter.
-fn inheritance(
-    ft: FtConfig,
-    arbiter: Option<Arbiter>,
-    listen: SocketAddr,
-    primary_ip: Option<std::net::IpAddr>,
-) -> (FtConfig, Option<PeerAddress>) {
-    let primary_address = match (&ft.mode, primary_ip) {
-        (FtMode::Primary { listen: Some(listen), .. }, Some(ip)) => {
-            Some(PeerAddress { host: ip.to_string(), port: listen.port() })
-        }
-        _ => None,
-    };
-    let mode = match ft.mode {
-        FtMode::Primary { peer, .. } => FtMode::Primary { peer, listen: Some(listen) },
-        mode @ (FtMode::Backup { .. } | FtMode::Record { .. } | FtMode::Replay { .. }) => mode,
-    };
-    (FtConfig { mode, arbiter, ..ft }, primary_address)
 }
 
 /// A reason that fits into a message: what a primary described may be repeated in it.

@@ -74,6 +74,7 @@ pub(super) fn of_pair(happening: &Happening, state: FtState) -> Option<(&'static
             (if primary { "holding" } else { "taking-over" }, json!({ "why": why.to_string() }))
         }
         Happening::ArbiterUnreachable => ("arbiter-unreachable", json!({})),
+        Happening::Undecided => ("undecided", json!({})),
         Happening::Solo { why, .. } => ("unprotected", json!({ "why": why.to_string() })),
         Happening::Halted(why) => ("halted", json!({ "why": why.to_string() })),
         Happening::Stalled { bytes } => ("stalled", json!({ "bytes": bytes })),
@@ -113,6 +114,7 @@ mod tests {
             (lost.clone(), FtState::Holding, "holding"),
             (lost, FtState::TakingOver, "taking-over"),
             (Happening::ArbiterUnreachable, FtState::Holding, "arbiter-unreachable"),
+            (Happening::Undecided, FtState::Holding, "undecided"),
             (Happening::Halted(reason), FtState::Halted, "halted"),
             (Happening::Diverged(divergence), FtState::Protected, "diverged"),
             (Happening::Stalled { bytes: 5 }, FtState::Protected, "stalled"),

@@ -61,18 +61,18 @@ impl Shell {
         let yielded =
             self.primary_side().is_some_and(|side| side.handing_over == Some(Handover::Yielded));
         let outcome = match reason {
-            HaltReason::Lost { .. } if yielded => {
-                self.answer(Awaits::HandedOver, &Ok(()));
-                Outcome::Well
-            }
-            HaltReason::HandedOver { .. } => {
-                self.answer(Awaits::HandedOver, &Ok(()));
-                Outcome::Well
-            }
+            HaltReason::Lost { .. } if yielded => Outcome::Well,
+            HaltReason::HandedOver { .. } => Outcome::Well,
             HaltReason::Lost { .. } | HaltReason::Left | HaltReason::Diverged(_) => {
                 Outcome::Badly(format!("this side halts: {reason}"))
             }
         };
+        if outcome == Outcome::Well {
+            self.answer(Awaits::HandedOver, &Ok(()));
+            self.answer(Awaits::Moved, &Ok(()));
+        }
+        // A VM that has moved leaves nobody behind who waits for it.
+        let moved = self.moving.take().is_some();
         if let Some(running) = &self.running {
             running.lease.set_until_ms(0);
             running.lease.revoke();
@@ -83,7 +83,7 @@ impl Shell {
         self.report_happening(&halted);
         self.end_vm();
         self.leave_protection();
-        if !self.become_standby() {
+        if moved || !self.become_standby() {
             self.outcome = Some(outcome);
         }
     }

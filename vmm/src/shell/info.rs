@@ -75,7 +75,9 @@ impl Shell {
             Protection::None => FtState::Off,
             Protection::Recording(_) => FtState::Recording,
             Protection::Replaying(_) => FtState::Replaying,
-            Protection::Primary(side) if side.connecting() && !self.succession.is_quiet() => {
+            Protection::Primary(side)
+                if side.connecting() && (!self.succession.is_quiet() || self.moving.is_some()) =>
+            {
                 FtState::Joining
             }
             Protection::Primary(side) => primary_state(side.primary.state()),

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use ft::Input;
 use serde_json::json;
 
+use super::protection::Protection;
 use super::reprotection::Succession;
 use super::vm::Running;
 use super::{Awaits, Outcome, Shell};
@@ -53,6 +54,10 @@ impl Shell {
                 started => (Awaits::Unprotected, started),
             },
             ApiRequest::FtFailover => (Awaits::HandedOver, self.ft_failover()),
+            ApiRequest::SendMigration(order) => (Awaits::Moved, self.send_migration(&order)),
+            ApiRequest::ReceiveMigration(order) => {
+                (Awaits::Received, self.receive_migration(&order))
+            }
             other => return reply.send(self.answer_now(other)),
         };
         self.wait_or_refuse(awaits, started, reply);
@@ -98,6 +103,8 @@ impl Shell {
             | ApiRequest::FtEnable(_)
             | ApiRequest::FtDisable
             | ApiRequest::FtMoveBackup(_)
+            | ApiRequest::SendMigration(_)
+            | ApiRequest::ReceiveMigration(_)
             | ApiRequest::FtFailover => {}
         }
         Ok(ApiReply::Empty)
@@ -107,6 +114,11 @@ impl Shell {
         if self.config.is_some() {
             return Err(Error::Refused(
                 "there is a VM already; delete it first (vm.delete) or start another VMM".into(),
+            ));
+        }
+        if matches!(self.protection, Protection::Backup(_)) {
+            return Err(Error::Refused(
+                "this VMM waits for a VM from another host, and cannot make one of its own".into(),
             ));
         }
         config.validate()?;
@@ -167,6 +179,7 @@ impl Shell {
         if self.paused {
             return Err(ApiError::failed("The VM is paused already."));
         }
+        self.must_stay()?;
         self.send(Message::Pause);
         Ok(())
     }
@@ -175,6 +188,9 @@ impl Shell {
         self.must_run()?;
         if !self.paused {
             return Err(ApiError::failed("The VM is not paused, so it cannot be resumed."));
+        }
+        if self.is_undecided() {
+            return self.reclaim();
         }
         self.send(Message::Resume);
         Ok(())
@@ -220,6 +236,8 @@ impl Shell {
 
     fn vm_state(&self) -> VmState {
         match (&self.running, self.paused) {
+            // A VM that moves here is not here before it is.
+            (Some(_), _) if self.receives() && !self.started => VmState::Created,
             (Some(_), true) => VmState::Paused,
             (Some(_), false) => VmState::Running,
             (None, _) if self.booted => VmState::Shutdown,

@@ -110,14 +110,14 @@ pub(super) fn prologue(
     running: &Running,
     digest_mode: DigestMode,
     settings: Settings,
-    protection: Option<(&FtConfig, Option<&Unreplayable>)>,
+    (ft, unreplayable): (Option<&FtConfig>, Option<&Unreplayable>),
 ) -> Result<Prologue, Error> {
     let description = Description {
         config: config.clone(),
         cpuid: running.cpuid.clone(),
         disk_sectors: running.disk_sectors.clone(),
-        protection: protection.map(|(ft, _)| ft.clone()),
-        unreplayable: protection.and_then(|(_, unreplayable)| unreplayable.cloned()),
+        protection: ft.cloned(),
+        unreplayable: unreplayable.cloned(),
     };
     let (machine, cpuid) = description.encode()?;
     Ok(Prologue {
@@ -156,7 +156,7 @@ impl Shell {
             )));
         }
         let settings = Settings::default();
-        let prologue = prologue(config, running, DigestMode::Registers, settings, None)?;
+        let prologue = prologue(config, running, DigestMode::Registers, settings, (None, None))?;
         self.protection = Protection::Recording(LogWriter::create(path, &prologue)?);
         self.statistics.begin(Instant::now());
         self.send(Message::Record(RecordPlan {

@@ -73,6 +73,7 @@ impl Shell {
             | Happening::Protected { .. }
             | Happening::PeerLost(_)
             | Happening::ArbiterUnreachable
+            | Happening::Undecided
             | Happening::Solo { .. }
             | Happening::Live { .. }
             | Happening::Halted(_)

@@ -6,6 +6,7 @@
 //! and `crate::replica` carries out.
 
 mod backup;
+mod backup_side;
 mod console;
 mod events;
 mod farewell;
@@ -14,11 +15,13 @@ mod lag_loop;
 mod lifecycle;
 mod logged;
 mod method;
+mod moving;
 mod ordering;
 mod poller;
 mod primary;
 mod primary_side;
 mod protection;
+mod reception;
 mod reports;
 mod reprotection;
 mod signals;
@@ -38,6 +41,7 @@ pub use vm::Running;
 pub use world::{World, disk_capacities};
 
 use self::events::Events;
+use self::moving::Moving;
 use self::ordering::HeldWrites;
 use self::primary_side::BUSY_TICK_MS;
 use self::protection::Protection;
@@ -68,6 +72,8 @@ enum Awaits {
     Protected,
     Unprotected,
     HandedOver,
+    Moved,
+    Received,
 }
 
 /// The process's main thread.
@@ -88,6 +94,8 @@ pub struct Shell {
     started: bool,
     protection: Protection,
     succession: Succession,
+    /// The VM is on its way to another VMM.
+    moving: Option<Moving>,
     held: HeldWrites,
     statistics: Statistics,
     calls: Vec<(Awaits, ReplySender)>,
@@ -122,6 +130,7 @@ impl Shell {
             started: false,
             protection: Protection::None,
             succession: Succession::default(),
+            moving: None,
             held: HeldWrites::default(),
             statistics: Statistics::new(Instant::now()),
             calls: Vec::new(),
@@ -216,6 +225,7 @@ impl Shell {
             world.resume_taps(poller)?;
         }
         self.tick_succession();
+        self.tick_move();
         self.tick_protection()
     }
 
@@ -227,9 +237,21 @@ impl Shell {
             self.statistics.stopped();
         }
         // What they wait for will not happen any more.
-        for (_, reply) in std::mem::take(&mut self.calls) {
-            reply.send(Err(ApiError::failed("The VM ended before this was done.")));
+        for (awaits, reply) in std::mem::take(&mut self.calls) {
+            match awaits {
+                // A VM that was refused is not the one that is waited for.
+                Awaits::Received => self.calls.push((awaits, reply)),
+                Awaits::Paused
+                | Awaits::Resumed
+                | Awaits::Protected
+                | Awaits::Unprotected
+                | Awaits::HandedOver
+                | Awaits::Moved => {
+                    reply.send(Err(ApiError::failed("The VM ended before this was done.")));
+                }
+            }
         }
+        self.moving = None;
         self.held = HeldWrites::default();
         self.paused = false;
         self.started = false;

@@ -9,7 +9,9 @@ use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use ft::recorder::Noted;
-use ft::{Action, Chunk, DigestMode, Event, Gate, Happening, Link, Output, Primary, PrimaryState};
+use ft::{
+    Action, Chunk, DigestMode, Event, Gate, Happening, Link, Output, Primary, PrimaryState, Purpose,
+};
 use hypervisor::monotonic_ns;
 
 use super::lag_loop::LagLoop;
@@ -24,7 +26,7 @@ use crate::config::{Arbiter, FtConfig, PeerAddress};
 use crate::engine::{JoinKind, Message, RecordPlan};
 use crate::error::Error;
 use crate::identity::random_id;
-use crate::replica::{Channel, Heartbeats, Helped, Helpers, Question, open_arbiter};
+use crate::replica::{Channel, Heartbeats, Helped, Helpers, Question, Whom, open_arbiter};
 
 impl Shell {
     pub(super) fn primary_side(&mut self) -> Option<&mut PrimarySide> {
@@ -38,7 +40,12 @@ impl Shell {
     }
 
     /// Looks for the backup; what comes of it is reported later.
-    pub(super) fn seek_backup(&mut self, ft: &FtConfig, peer: &PeerAddress) -> Result<(), Error> {
+    pub(super) fn seek_backup(
+        &mut self,
+        ft: &FtConfig,
+        peer: &PeerAddress,
+        purpose: Purpose,
+    ) -> Result<(), Error> {
         let identity = match &self.protection {
             Protection::Primary(side) => Some((side.vm_id, side.primary.generation())),
             Protection::Backup(side) => Some(side.identity()),
@@ -53,11 +60,13 @@ impl Shell {
         let helpers = Helpers::new()?;
         self.poller().watch(helpers.as_raw_fd(), Source::Helpers, Interest::Read)?;
         let timeout = Duration::from_millis(ft.timings.connect_timeout_ms);
-        helpers.connect(peer.to_string(), timeout, arbiter.clone())?;
+        let whom = if purpose.is_move() { Whom::Receiver } else { Whom::Backup };
+        helpers.connect(whom, peer.to_string(), timeout, arbiter.clone())?;
         self.leave_protection();
         let starting = !self.started;
         self.protection = Protection::Primary(Box::new(PrimarySide {
             primary: Primary::new(now_ms(), vm_id, generation),
+            purpose,
             config: ft.clone(),
             peer: peer.to_string(),
             vm_id,
@@ -129,11 +138,13 @@ impl Shell {
             return Err(Error::Refused("the VM has ended".into()));
         };
         let Protection::Primary(side) = &mut self.protection else { return Ok(()) };
-        let settings = settings(&side.config);
+        let settings = settings(&side.config, side.purpose);
         let described = self.succession.described.as_ref().unwrap_or(config);
-        let protection = (&side.config, self.succession.unreplayable.as_ref());
+        // Who gets the VM for good is not told how to protect it.
+        let ft = Some(&side.config).filter(|_| !side.purpose.is_move());
+        let protection = (ft, self.succession.unreplayable.as_ref());
         let mut prologue =
-            prologue(described, running, DigestMode::EveryChunk, settings, Some(protection))?;
+            prologue(described, running, DigestMode::EveryChunk, settings, protection)?;
         prologue.arbiter =
             side.config.arbiter.as_ref().map_or_else(String::new, Arbiter::to_options);
         let channel = Channel::new(stream, Link::primary(side.primary.generation()))?;
@@ -378,6 +389,9 @@ impl Shell {
             self.statistics.happened(happening.to_string());
         }
         self.report_happening(happening);
+        if self.on_move_happening(happening) {
+            return;
+        }
         match happening {
             Happening::Protected { .. } => self.answer_protected(),
             Happening::JoinFailed { why } => {
@@ -388,6 +402,7 @@ impl Shell {
             | Happening::Joining
             | Happening::PeerLost(_)
             | Happening::ArbiterUnreachable
+            | Happening::Undecided
             | Happening::Solo { .. }
             | Happening::Live { .. }
             | Happening::Halted(_)

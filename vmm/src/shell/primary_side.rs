@@ -8,7 +8,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use ft::recorder::Noted;
-use ft::{Answer, Gate, Output, Primary, PrimaryState, Settings, Weight};
+use ft::{Answer, Gate, Output, Primary, PrimaryState, Purpose, Settings, Weight};
 use hypervisor::boottime_ms;
 
 use super::Poller;
@@ -79,6 +79,8 @@ pub(super) enum Handover {
 /// What the shell keeps for a VM that is protected, or was or is to be.
 pub(super) struct PrimarySide {
     pub primary: Primary,
+    /// What the pair is for.
+    pub purpose: Purpose,
     pub config: FtConfig,
     pub peer: String,
     pub vm_id: [u8; 16],
@@ -119,8 +121,9 @@ pub(super) fn now_ms() -> u64 {
     boottime_ms()
 }
 
-pub(super) fn settings(config: &FtConfig) -> Settings {
+pub(super) fn settings(config: &FtConfig, purpose: Purpose) -> Settings {
     Settings {
+        purpose,
         ack: match config.ack {
             AckMode::Received => ft::AckMode::Received,
             AckMode::Verified => ft::AckMode::Verified,

@@ -3,7 +3,7 @@
 //! Owns the switch between them, and what the API may ask in each case. Log files are `logged`'s
 //! matter; the pair is `primary`'s and `backup`'s.
 
-use super::backup::BackupSide;
+use super::backup_side::BackupSide;
 use super::logged::ReplayedLog;
 use super::primary_side::PrimarySide;
 use super::{Awaits, Outcome, Poller, Shell, Source};
@@ -85,6 +85,9 @@ impl Shell {
             Protection::Replaying(_) => false,
             Protection::Backup(side) => side.is_live(),
         };
+        if ours && self.is_undecided() {
+            return self.must_stay();
+        }
         if ours {
             return Ok(());
         }
@@ -93,6 +96,7 @@ impl Shell {
 
     pub(super) fn ft_enable(&mut self, ft: &FtConfig) -> Result<(), ApiError> {
         self.must_run()?;
+        self.must_stay()?;
         if self.adopt_join(ft) {
             return Ok(());
         }
@@ -107,6 +111,9 @@ impl Shell {
 
     pub(super) fn ft_disable(&mut self) -> Result<(), ApiError> {
         self.must_run()?;
+        if self.moving.is_some() {
+            return self.cancel_move("it was cancelled (vm.ft-disable)");
+        }
         self.succession.standbys.disable();
         match &self.protection {
             Protection::None => {
@@ -132,6 +139,7 @@ impl Shell {
 
     pub(super) fn ft_failover(&mut self) -> Result<(), ApiError> {
         self.must_run()?;
+        self.must_stay()?;
         match &self.protection {
             Protection::Primary(_) => self.begin_handover(),
             Protection::None | Protection::Recording(_) | Protection::Replaying(_) => {
@@ -195,6 +203,8 @@ impl Shell {
             Protection::Primary(side) => side.close(&self.poller),
             Protection::Backup(side) => side.close(&self.poller),
         }
+        let ended = "This VMM was told to wait for no VM any more.";
+        self.answer(Awaits::Received, &Err(ApiError::failed(ended)));
     }
 
     /// Answers who waits for protection that it did not come about.

@@ -3,7 +3,7 @@
 //!
 //! Owns the carrying out. Who is joined when is `ft::Standbys`' decision.
 
-use ft::{Happening, Patience, Standbys};
+use ft::{Happening, Patience, Purpose, Standbys};
 
 use super::method::Relapses;
 use super::primary_side::now_ms;
@@ -98,7 +98,7 @@ impl Shell {
             .standby
             .parse::<PeerAddress>()
             .map_err(|expected| Error::Refused(format!("{} is not {expected}", next.standby)))
-            .and_then(|peer| self.seek_backup(&with_peer(&ft, &peer), &peer));
+            .and_then(|peer| self.seek_backup(&with_peer(&ft, &peer), &peer, Purpose::Protection));
         if sought.is_err() {
             self.succession.standbys.failed(now_ms());
         }
@@ -118,7 +118,7 @@ impl Shell {
     /// Tells the policy what this side's replica reports.
     pub(super) fn observe(&mut self, happening: &Happening) {
         self.succession.standbys.observe(now_ms(), happening);
-        if matches!(happening, Happening::Protected { .. }) {
+        if matches!(happening, Happening::Protected { .. }) && self.moving.is_none() {
             let succession = &mut self.succession;
             succession.proven = succession.ft.as_ref().is_some_and(|ft| ft.reprotect);
             if !succession.proven {
@@ -132,6 +132,9 @@ impl Shell {
     /// The join did not come about. A VM that runs runs on; one that was to start protected does
     /// not start.
     pub(super) fn join_failed(&mut self, why: &str) {
+        if self.moving.is_some() {
+            return self.end_move(why);
+        }
         self.succession.standbys.failed(now_ms());
         let said = std::mem::replace(&mut self.succession.complained, true);
         if self.succession.ordered || !said {
@@ -228,6 +231,7 @@ impl Shell {
     /// Dismisses the backup and joins another standby instead. The VM runs on meanwhile.
     pub(super) fn ft_move_backup(&mut self, to: &PeerAddress) -> Result<(), ApiError> {
         self.must_run()?;
+        self.must_stay()?;
         if !self.primary_side().is_some_and(|side| side.talks()) {
             return Err(ApiError::failed(
                 "The VM is not protected now (see ft-info), so there is no backup to move; \
@@ -258,7 +262,8 @@ impl Shell {
 
     /// Whether the VM runs on its own, and no backup is being joined.
     pub(super) fn is_unprotected(&mut self) -> bool {
-        self.primary_side().is_some_and(|side| side.is_solo())
+        matches!(self.protection, Protection::None)
+            || self.primary_side().is_some_and(|side| side.is_solo())
     }
 
     /// Ends a search that has found nobody yet; whether there was one to end.

@@ -74,6 +74,20 @@ impl StubVm {
                 *self = StubVm::default();
                 Ok(ApiReply::Empty)
             }
+            ApiRequest::SendMigration(_) => {
+                self.created()?;
+                *self = StubVm::default();
+                Ok(ApiReply::Empty)
+            }
+            ApiRequest::ReceiveMigration(order) => match &self.config {
+                Some(_) => Err(ApiError::failed("There is a VM already.")),
+                None => {
+                    let config = VmConfig { disks: None, ..VmConfig::default() };
+                    assert!(order.overrides.disks.is_empty() && order.listen.port() > 0);
+                    self.create(config)?;
+                    self.change(&[VmState::Created], VmState::Running)
+                }
+            },
             ApiRequest::FtEnable(config) => {
                 self.created()?;
                 self.ft = Some(*config);
