@@ -1,7 +1,7 @@
 //! A VM that outlives one host after the other: ten times it changes hosts, by murder and by plan in turn, and each time it
 //! finds its next backup by itself.
 //!
-//! One client keeps one connection from the first life to the last.
+//! One client keeps one connection from the first life to the last. `FT_CHAIN_FAILOVERS` says another number than ten.
 
 mod common;
 
@@ -13,7 +13,7 @@ use tests::client::{Pace, check};
 use tests::runner::{Cluster, Options};
 use tests::vm::{Pair, PairOptions};
 
-const FAILOVERS: usize = 10;
+const FAILOVERS: u64 = 10;
 
 #[test]
 fn ten_failovers_in_a_row_cost_no_connection_and_each_ends_protected_again() {
@@ -26,7 +26,7 @@ fn play(cluster: &Cluster) -> Result<()> {
     let start = Instant::now();
     let pace = Pace { client: 1, payload_size: 100, interval: Duration::from_millis(10) };
     let load = pair.guest().journal(pace, start)?;
-    for turn in 0..FAILOVERS {
+    for turn in 0..common::number("FT_CHAIN_FAILOVERS").unwrap_or(FAILOVERS) {
         common::must_answer(&load)?;
         let by_plan = turn % 2 == 1;
         let begun = Instant::now();
