@@ -57,6 +57,8 @@ fn start(cluster: &Cluster) -> Result<Pair<'_>> {
         timeout_ms: Some(u64::try_from(timeout().as_millis())?),
         ack: Acknowledgement::Verified,
         reprotect: true,
+        // Copies that differ three times are kept by checkpoints otherwise, which is another test's.
+        fields: vec!["mode=replay".to_owned()],
         ..PairOptions::default()
     };
     options.vm.memory_mib = 128;
