@@ -42,7 +42,9 @@ impl Whom {
     fn words(self) -> (&'static str, &'static str) {
         match self {
             Self::Backup => ("the backup", "is it started with --ft role=backup?"),
-            Self::Receiver => ("the receiver", "have a VMM wait there first (vm.receive-migration)"),
+            Self::Receiver => {
+                ("the receiver", "have a VMM wait there first (vm.receive-migration)")
+            }
         }
     }
 }
