@@ -11,8 +11,9 @@
 //!                                                             Live ◄─────────────── Won
 //! ```
 //!
-//! One that the machine moves to ([`Purpose::Move`](crate::Purpose::Move)) drains by `Yield` alone: if
-//! its primary is lost before, it waits for the next one, and if there is no arbiter it asks nobody.
+//! One that the machine moves to ([`Purpose::Move`](crate::Purpose::Move)) drains by `Yield` alone:
+//! if its primary is lost before, it waits for the next one, and if there is no arbiter it asks
+//! nobody.
 //!
 //! It reads no clock and opens no socket: the driver hands in events with the time and carries the
 //! actions out. The machine and its replay are the driver's. Why this is safe is argued in

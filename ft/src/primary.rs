@@ -13,9 +13,9 @@
 //!    └◄──── Diverged ─────────────────────── Halted ◄─ Live ─ Yielding ◄──── failover ────┘
 //! ```
 //!
-//! A pair that is there to move the machine ([`Purpose::Move`](crate::Purpose::Move)) differs in two
-//! places: a loss before `Yielding` leads back to `Solo`, as nobody takes over unasked; one after it
-//! leads to a `Holding` that only the user ends, unless there is an arbiter.
+//! A pair that is there to move the machine ([`Purpose::Move`](crate::Purpose::Move)) differs in
+//! two places: a loss before `Yielding` leads back to `Solo`, as nobody takes over unasked; one
+//! after it leads to a `Holding` that only the user ends, unless there is an arbiter.
 //!
 //! It reads no clock and opens no socket: the driver hands in events with the time and carries the
 //! actions out. Why this is safe is argued in `docs/PROTOCOL.md`.

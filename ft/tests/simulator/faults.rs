@@ -156,8 +156,8 @@ fn who(rng: &mut Rng, hosts: usize) -> Who {
     }
 }
 
-/// A machine that is moved while it is struck: it has to be copied first, and its sender is lost, or
-/// the network, about when that is done.
+/// A machine that is moved while it is struck: it has to be copied first, and its sender is lost,
+/// or the network, about when that is done.
 fn struck(rng: &mut Rng, hosts: usize, faults: &mut Vec<(u64, Fault)>) -> u64 {
     let mut at_us = 0;
     for _ in 0..rng.range(2, 6) {

@@ -124,8 +124,8 @@ impl Run {
         }
     }
 
-    /// The user looks where the machine is that a process has yielded. While somebody may still go on
-    /// with it he looks again later; a machine that has lived elsewhere does not come back here.
+    /// The user looks where the machine is that a process has yielded. While somebody may still go
+    /// on with it he looks again later; a machine that has lived elsewhere does not come back here.
     fn find_machine(&mut self, host: usize, process: u64) {
         let generation = match self.process(host, process).map(|(process, _)| &process.role) {
             Some(Role::Primary(driver)) if driver.primary.is_undecided() => {

@@ -62,8 +62,8 @@ impl fmt::Display for Tally {
         write!(
             f,
             "{seeds} seeds: {takeovers} takeovers, {wins} wins and {promises} promises for the \
-             primary; {moves} moves, {undecided} of unknown end; {joins} joins, {while_copied} outputs while they copied, {protections} \
-             protections, {} ms from one to the next, up to generation {deepest}; {} machines lost \
+             primary; {moves} moves, {undecided} of unknown end; {joins} joins, \
+             {while_copied} outputs while they copied, {protections} protections, {} ms from one to the next, up to generation {deepest}; {} machines lost \
              to a second failure ({} though it was put off)",
             exposed_us / 1000 / exposures.max(&1),
             self.lost(),

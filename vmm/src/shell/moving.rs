@@ -1,8 +1,8 @@
 //! A VM that moves to another VMM for good, seen from the side that it leaves: Cloud Hypervisor's
 //! `vm.send-migration`.
 //!
-//! Owns the order and its answer. The move itself is a join (`primary`) and a handover (`farewell`):
-//! the receiver is a backup that takes the VM over by the word alone. What is done when that word's
+//! Owns the order and its answer. The move itself is a join (`primary`) and a handover
+//! (`farewell`): the receiver is a backup that takes the VM over by the word alone. What is done when that word's
 //! answer is lost is `ft::Primary`'s decision.
 
 use std::time::Instant;
@@ -209,8 +209,8 @@ impl Shell {
                 "The VM is moving to {destination}; wait for that, or cancel it (vm.ft-disable)."
             ),
             true => format!(
-                "It is not known whether the VM lives at {destination}: look there (vm.info); if it \
-                 does not, vm.resume lets it go on here."
+                "It is not known whether the VM lives at {destination}: look there (vm.info); if \
+                 it does not, vm.resume lets it go on here."
             ),
         }))
     }

@@ -1,7 +1,7 @@
 //! A VM that moves here for good: Cloud Hypervisor's `vm.receive-migration`.
 //!
-//! Owns the order and its answer. What is done is a backup's work (`backup`), which follows until it
-//! is told to go on; then nobody is left to follow, and this is a plain VM.
+//! Owns the order and its answer. What is done is a backup's work (`backup`), which follows until
+//! it is told to go on; then nobody is left to follow, and this is a plain VM.
 
 use std::time::{Duration, Instant};
 
@@ -53,8 +53,8 @@ impl Shell {
             return Ok(());
         }
         Err(Error::Refused(if receives {
-            "a VM that moves is awaited there (vm.receive-migration), not one to protect; that needs \
-             a VMM with --ft role=backup"
+            "a VM that moves is awaited there (vm.receive-migration), not one to protect; that \
+             needs a VMM with --ft role=backup"
                 .into()
         } else {
             "a VM to protect is awaited there (--ft role=backup), not one that moves; that needs a \
