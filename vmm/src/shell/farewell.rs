@@ -47,10 +47,13 @@ impl Shell {
                 )),
             );
         }
-        // A backup that was lost between the copy and its promise: nobody else says so.
-        self.refuse_protection(
-            "The backup was lost before it could protect the VM, which runs on.",
-        );
+        // A backup that was lost between the copy and its promise: nobody else says so. Who waits for
+        // another backup in place of the one that was dismissed hears of that join instead.
+        if !std::mem::take(&mut self.succession.moving_backup) {
+            self.refuse_protection(
+                "The backup was lost before it could protect the VM, which runs on.",
+            );
+        }
         self.answer(Awaits::Unprotected, &Ok(()));
     }
 

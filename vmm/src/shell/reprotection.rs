@@ -31,6 +31,8 @@ pub(super) struct Succession {
     proven: bool,
     /// The join under way was ordered by somebody who waits for it.
     ordered: bool,
+    /// The backup was dismissed so that another one takes its place: that it is gone is no failure.
+    pub moving_backup: bool,
     /// Standbys that were said to be out of reach, so that each is said once.
     complained: bool,
 }
@@ -46,6 +48,7 @@ impl Default for Succession {
             method_changed: false,
             proven: false,
             ordered: false,
+            moving_backup: false,
             complained: false,
         }
     }
@@ -248,7 +251,8 @@ impl Shell {
         }
         standbys.enable(Some(&address));
         self.succession.ordered = true;
-        self.dismiss_backup()
+        self.succession.moving_backup = true;
+        self.dismiss_backup().inspect_err(|_| self.succession.moving_backup = false)
     }
 
     /// Whoever answers the connection that is being made is not joined any more.
