@@ -92,6 +92,7 @@ impl Campaign<'_> {
         let guest = self.pair.guest();
         let load = Load::start(workload, guest, client, self.start)?;
         load.must_get_on()?;
+        let before = self.total;
         for kill in 0..self.kills {
             if self.total_most.is_some_and(|most| self.total >= most) {
                 break;
@@ -105,7 +106,7 @@ impl Campaign<'_> {
         if workload == Workload::Disk {
             self.durable_blocks = done.split(' ').next().unwrap_or_default().parse()?;
         }
-        println!("{workload:?}: {} kills survived; {done}", self.kills);
+        println!("{workload:?}: {} kills of either side survived; {done}", self.total - before);
         Ok(())
     }
 
