@@ -2,6 +2,8 @@
 //! ports. The real binary, which must not mind. That a VM that runs does not mind either is
 //! `tests/tests/bad_input.rs`'s to show.
 
+#[path = "common/ports.rs"]
+mod ports;
 #[path = "common/program.rs"]
 mod program;
 
@@ -13,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use ft::prologue::LogStart;
 use ft::{Assumptions, DigestMode, Link, Message, Prologue, Settings, Word};
+use ports::free_port;
 use program::{Place, Program, wait};
 
 /// What takes longer than this has failed, even on a busy machine.
@@ -88,8 +91,7 @@ impl Drop for Vmm {
 
 /// A backup, and where it listens.
 fn backup() -> (Vmm, SocketAddr) {
-    // Nobody else is given this port again so soon.
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let free = SocketAddr::from(([127, 0, 0, 1], free_port()));
     (Vmm::start(&["--ft", &format!("role=backup,listen={free}")]), free)
 }
 
@@ -117,7 +119,7 @@ fn greeting(build: &str) -> Vec<u8> {
 /// A VMM that waits for a VM to move there, who waits for that, and where it listens.
 fn receiver() -> (Vmm, Child, SocketAddr) {
     let vmm = Vmm::start(&[]);
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let free = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let words = ["--api-socket", "s", "receive-migration", &format!("tcp:{free}")];
     let mut command = vmm.place.command(Program::ChRemote, &words);
     let waiting = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
@@ -245,8 +247,8 @@ fn a_receiver_minds_no_stranger_and_tells_its_caller_when_it_ends() {
 #[test]
 fn a_receiver_needs_an_address_and_a_port_that_are_free() {
     let vmm = Vmm::start(&[]);
-    let held = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let _held = TcpListener::bind(held).unwrap();
+    let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+    let held = holder.local_addr().unwrap();
     vmm.refuses(&["receive-migration", &format!("tcp:{held}")], "Address already in use");
     vmm.refuses(&["receive-migration", "tcp:192.0.2.1:7000"], "no primary can be awaited at");
     vmm.must_be("off");

@@ -5,6 +5,8 @@
 mod backends;
 mod cluster;
 mod contest;
+#[path = "../common/ports.rs"]
+mod ports;
 mod proxy;
 mod server;
 

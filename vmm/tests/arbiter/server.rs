@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -15,6 +15,8 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
 };
 use vmm::config::{EtcdConfig, EtcdTls, PeerAddress};
+
+use crate::ports::free_port;
 
 const START_TIME_MAX: Duration = Duration::from_secs(60);
 
@@ -210,11 +212,6 @@ impl Member {
     fn new(name: &str) -> Self {
         Self { name: name.to_owned(), client: free_port(), peer: free_port(), process: None }
     }
-}
-
-/// A port that was free a moment ago; the system gives it to nobody else so soon.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 impl Certificates {
