@@ -2,13 +2,14 @@
 //!
 //! A driver feeds events in and carries actions out, in order; it decides nothing.
 
-use alloc::{boxed::Box, string::String};
+use alloc::{boxed::Box, string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::arbiter::Answer;
 use crate::chunk::Batch;
 use crate::error::Divergence;
+use crate::kept::PageDigest;
 use crate::message::{Heartbeat, Message, Word};
 use crate::prologue::Prologue;
 
@@ -51,6 +52,15 @@ pub enum Action {
     SendHeartbeat(Heartbeat),
     /// Close the stream. What was sent before still goes out.
     CloseStream,
+    /// Primary: note these pages of the backup's memory, with [`KeptPages`](crate::KeptPages); the join
+    /// that follows need not send those that are the same here. A list that does not fit is
+    /// [`Event::Damaged`].
+    NoteKept {
+        /// The frame of the first page.
+        first_frame: u64,
+        /// The digests of the pages from there on.
+        digests: Vec<PageDigest>,
+    },
     /// Primary: the backup is ready for the machine. Start a recorder and append the machine's pages,
     /// in as many chunks as it takes, while the machine runs on and nothing else of it is recorded;
     /// then stop it, append what it has written meanwhile and a delta with machine state, record
@@ -80,7 +90,8 @@ pub enum Action {
         /// The generation from now on.
         generation: u64,
     },
-    /// Backup: build the machine that this describes, empty; answer with `Backup::prepared`.
+    /// Backup: build the machine that this describes; answer with `Backup::prepared`. Its memory is
+    /// zero, or what is left of the same machine, all of which is told by `Backup::kept` before.
     Prepare(Box<Prologue>),
     /// Backup: a part of the log for the replay.
     Deliver(Batch),

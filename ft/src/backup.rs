@@ -29,6 +29,7 @@ use crate::arbiter::{Answer, Contest};
 use crate::chunk::Chunk;
 use crate::error::Divergence;
 use crate::event::Trail;
+use crate::kept::PageDigest;
 use crate::message::{Ack, Heartbeat, Message, Role, Word};
 use crate::prologue::{Assumptions, Prologue};
 use crate::settings::{AckMode, Purpose, Settings};
@@ -128,6 +129,16 @@ impl Backup {
     #[must_use]
     pub fn progress(&self) -> Ack {
         self.progress
+    }
+
+    /// Before [`Backup::prepared`]: the machine's memory is what is left of an earlier join, and its
+    /// pages from `first_frame` on digest like this. To be told of all of it, in ascending order.
+    pub fn kept(&mut self, now_ms: u64, first_frame: u64, digests: Vec<PageDigest>) -> Vec<Action> {
+        let mut out = self.attend(now_ms);
+        if self.state == BackupState::Preparing && self.stream_open {
+            out.push(Word::Kept { first_frame, digests }.into());
+        }
+        out
     }
 
     /// The driver has built the machine of [`Action::Prepare`], or could not, with a sentence why.
@@ -547,6 +558,6 @@ fn name(message: &Message) -> String {
     match message {
         Message::Hello(_) => String::from("a second prologue"),
         Message::Append(chunk) => format!("chunk {}", chunk.number),
-        Message::Word(word) => format!("{word:?}"),
+        Message::Word(word) => word.brief(),
     }
 }

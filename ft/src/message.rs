@@ -3,7 +3,7 @@
 //! The primary opens the stream and speaks first. When a message is due belongs to `primary` and
 //! `backup`; the table of all of them is in `docs/PROTOCOL.md`.
 
-use alloc::{boxed::Box, string::String, vec::Vec};
+use alloc::{boxed::Box, format, string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -11,6 +11,7 @@ use crate::chunk::Chunk;
 use crate::error::{DecodeError, Divergence, FrameError, Mismatch};
 use crate::event::Trail;
 use crate::frame::{Frame, FrameReader, FrameWriter, Kind, read_single};
+use crate::kept::PageDigest;
 use crate::prologue::Prologue;
 
 /// Bytes that a message other than a prologue or a chunk may have.
@@ -79,6 +80,26 @@ pub enum Word {
     },
     /// Backup: my copy is not the machine; it never goes live.
     Diverged(Divergence),
+    /// Backup, before its welcome: my memory has pages of this machine already, and so they digest.
+    /// Told of all of it, in ascending order, or of nothing: then it is zero.
+    Kept {
+        /// The frame of the first page.
+        first_frame: u64,
+        /// The digests of the pages from there on, at most [`KEPT_AT_ONCE_MAX`](crate::KEPT_AT_ONCE_MAX).
+        digests: Vec<PageDigest>,
+    },
+}
+
+impl Word {
+    /// The word in a few of them, for a sentence.
+    pub(crate) fn brief(&self) -> String {
+        match self {
+            Self::Kept { first_frame, digests } => {
+                format!("a list of {} pages from frame {first_frame} on", digests.len())
+            }
+            word => format!("{word:?}"),
+        }
+    }
 }
 
 /// Which side a datagram comes from.
@@ -246,7 +267,7 @@ fn decode<T: for<'a> Deserialize<'a>>(body: &[u8]) -> Result<T, MessageError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use alloc::{format, vec};
+    use alloc::vec;
     use proptest::prelude::*;
 
     fn hex(bytes: &[u8]) -> String {
@@ -276,6 +297,10 @@ mod tests {
             (Word::Yield { chunk: 9 }, "0909"),
             (Word::Live { generation: 2 }, "0a02"),
             (Word::Diverged(Divergence::TimeAsked { moment: 1 }), "0b0401"),
+            (
+                Word::Kept { first_frame: 3, digests: vec![[1; 16]] },
+                "0c0301 01010101010101010101010101010101",
+            ),
         ];
         for (word, golden) in words {
             assert_eq!(hex(&encode(&word)), golden.replace(' ', ""), "{word:?}");

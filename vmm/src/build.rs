@@ -136,9 +136,13 @@ impl Blueprint {
     /// kernel's file is on this host, too.
     ///
     /// # Errors
-    /// KVM or RAM.
-    pub fn build_blank(&mut self, kvm: &Kvm, cpuid: &Cpuid) -> Result<Machine, Error> {
-        let memory = memory(self.config.memory.size)?;
+    /// KVM.
+    pub fn build_blank(
+        &mut self,
+        kvm: &Kvm,
+        cpuid: &Cpuid,
+        memory: GuestMemory,
+    ) -> Result<Machine, Error> {
         let mut machine = Machine::new(kvm, memory, cpuid, self.platform(), Vec::new())?;
         self.pristine = Some(machine.save_vcpu()?);
         Ok(machine)

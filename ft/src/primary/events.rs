@@ -28,6 +28,9 @@ impl Primary {
                 self.state = Copying;
                 out.push(Action::StartJoin);
             }
+            (Word::Kept { first_frame, digests }, Greeting) => {
+                out.push(Action::NoteKept { first_frame, digests });
+            }
             (Word::Refuse { why }, Greeting | Copying) => self.join_failed(&why, out),
             (Word::Ready, Copying) => {
                 self.state = Protecting;
@@ -62,7 +65,7 @@ impl Primary {
             }
             (_, Holding) => {}
             (word, state) => {
-                let why = format!("{word:?} while {state:?}");
+                let why = format!("{} while {state:?}", word.brief());
                 self.nonsense(&why, out);
             }
         }

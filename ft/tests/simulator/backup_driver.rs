@@ -35,6 +35,8 @@ pub struct BackupDriver {
     spoiled: bool,
     pub spoiled_ever: bool,
     patience: Patience,
+    /// The machine's memory is what an earlier join left.
+    has_remains: bool,
     /// For breaks of the rules: batches not handed to the replay yet, pages of an open delta.
     delayed: Vec<Batch>,
     last_chunk: u64,
@@ -65,6 +67,7 @@ impl BackupDriver {
             spoiled: false,
             spoiled_ever: false,
             patience,
+            has_remains: false,
             delayed: vec![],
             last_chunk: 0,
             staged: vec![],
@@ -122,12 +125,32 @@ impl BackupDriver {
     }
 
     /// The machine of this stream's primary is built, or cannot be.
-    pub fn prepared(&mut self, now_ms: u64, stream: usize, works: bool) -> Vec<Action> {
+    pub fn prepared(
+        &mut self,
+        world: &World,
+        now_ms: u64,
+        stream: usize,
+        works: bool,
+    ) -> Vec<Action> {
         if stream != self.stream {
             return vec![];
         }
         let result = works.then_some(()).ok_or_else(|| String::from("the tap is gone"));
-        self.backup.prepared(now_ms, result)
+        let mut actions = if works { self.tell_remains(world, now_ms) } else { vec![] };
+        actions.extend(self.backup.prepared(now_ms, result));
+        actions
+    }
+
+    fn tell_remains(&mut self, world: &World, now_ms: u64) -> Vec<Action> {
+        if !self.has_remains || world.is(Break::TellNothing) {
+            return vec![];
+        }
+        let (first, second) = (0..PAGES / 2, PAGES / 2..PAGES);
+        let runs = [first, second].map(|frames| {
+            let digests = frames.clone().map(|page| self.machine.page(page).digest()).collect();
+            self.backup.kept(now_ms, frames.start, digests)
+        });
+        runs.concat()
     }
 
     pub fn act(
@@ -165,8 +188,10 @@ impl BackupDriver {
     }
 
     fn prepare(&mut self, world: &mut World) {
+        self.has_remains = self.stream % 3 > 0;
         if !world.is(Break::KeepOldState) {
-            self.machine = Toy::blank();
+            let remains = self.has_remains.then(|| self.machine.remains());
+            self.machine = remains.unwrap_or_else(Toy::blank);
             self.ledger = Ledger::new();
             self.totals.clear();
         }

@@ -53,6 +53,10 @@ breaks! {
     KeepOldState,
     /// Pages that became zero while the machine was copied are not sent.
     SkipZeroPages,
+    /// Pages that a standby had before the copy are not sent, whatever was sent meanwhile.
+    SkipKeptPages,
+    /// A standby that has memory of the machine does not tell.
+    TellNothing,
     /// A page that was written while the machine was copied is not sent again.
     LoseDirty,
     /// An answer of the arbiter is taken for the generation asked for last.

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use ft::{Action, Chunk, DigestMode, EndReason, Input, Page, Recorder, Trail};
+use ft::{Action, Chunk, DigestMode, EndReason, Input, KeptPages, Page, Recorder, Trail};
 
 use crate::breaks::Break;
 use crate::host::Inbox;
@@ -24,6 +24,8 @@ pub enum Log {
 /// A copy under way.
 pub struct Copying {
     recorder: Recorder,
+    /// What the standby has already.
+    kept: KeptPages,
     /// Pages of this round that are still to be sent.
     left: VecDeque<u64>,
     rounds: u32,
@@ -131,7 +133,8 @@ impl PrimaryDriver {
     pub(crate) fn start_join(&mut self) {
         self.machine.take_dirty();
         let recorder = Recorder::new(self.machine.moment, DigestMode::EveryChunk);
-        self.log = Log::Copying(Copying { recorder, left: (0..PAGES).collect(), rounds: 0 });
+        let kept = std::mem::take(&mut self.kept);
+        self.log = Log::Copying(Copying { recorder, kept, left: (0..PAGES).collect(), rounds: 0 });
         self.confirmed = 0;
         self.recorded_confirmed = 0;
         self.pending_delta = None;
@@ -158,9 +161,14 @@ impl PrimaryDriver {
         let count = world.rng.range(1, 5).min(copying.left.len() as u64);
         let sent: Vec<(u64, Page)> =
             copying.left.drain(..count as usize).map(|at| (at, self.machine.page(at))).collect();
-        // The standby's memory is empty to begin with; what was sent before has to be undone.
-        let skips = copying.rounds == 0 || world.is(Break::SkipZeroPages);
-        let needed = sent.into_iter().filter(|(_, page)| !skips || *page != Page::Zero);
+        // What the standby had to begin with counts for nothing once something was sent.
+        let first = copying.rounds == 0 || world.is(Break::SkipKeptPages);
+        let skips = |at: u64, page: &Page| match world.is(Break::SkipZeroPages) {
+            true => *page == Page::Zero,
+            false => first && copying.kept.has(at, page),
+        };
+        let needed: Vec<(u64, Page)> =
+            sent.into_iter().filter(|(at, page)| !skips(*at, page)).collect();
         copying.recorder.pages(moment, needed);
         self.cut(world, now_ms)
     }

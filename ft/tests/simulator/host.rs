@@ -210,7 +210,7 @@ impl Process {
             }
             Inbox::Prepared { stream, works } => {
                 if let Role::Backup(driver) = &mut self.role {
-                    self.todo.extend(driver.prepared(now_ms, stream, works));
+                    self.todo.extend(driver.prepared(world, now_ms, stream, works));
                 }
             }
             Inbox::DiskDone { .. } | Inbox::Entropy(_) => {

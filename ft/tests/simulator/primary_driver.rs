@@ -5,16 +5,16 @@ use std::collections::{BTreeMap, VecDeque};
 
 use ft::prologue::LogStart;
 use ft::{
-    AckMode, Action, Assumptions, BlockOp, DigestMode, Event, Gate, Happening, Input, Message,
-    Output, Primary, PrimaryState, Prologue, Purpose, Settings, SoloReason, Standbys, Trail,
-    Weight,
+    AckMode, Action, Assumptions, BlockOp, DigestMode, Event, Gate, Happening, Input, KeptPages,
+    Message, Output, Primary, PrimaryState, Prologue, Purpose, Settings, SoloReason, Standbys,
+    Trail, Weight,
 };
 
 use crate::breaks::Break;
 use crate::engine::Log;
 use crate::host::{Command, Inbox};
 use crate::queue::{Due, Write};
-use crate::toy::{Emitted, Toy};
+use crate::toy::{Emitted, PAGES, Toy};
 use crate::world::World;
 
 /// An output on its way out.
@@ -42,6 +42,8 @@ pub struct PrimaryDriver {
     pub(crate) time_base: (u64, u64),
     settings: Settings,
     pub(crate) log: Log,
+    /// What the standby that is being joined has of the machine's memory.
+    pub(crate) kept: KeptPages,
     pub(crate) stream: usize,
     pub(crate) gate: Gate<Item>,
     gate_closed: bool,
@@ -85,6 +87,7 @@ impl PrimaryDriver {
             machine,
             settings,
             log: Log::None,
+            kept: KeptPages::default(),
             stream: 0,
             gate,
             gate_closed: false,
@@ -130,6 +133,7 @@ impl PrimaryDriver {
             return None;
         }
         self.stream = stream;
+        self.kept = KeptPages::default();
         self.primary.join(now_ms, self.prologue(0)).ok()
     }
 
@@ -359,6 +363,9 @@ impl PrimaryDriver {
 
     pub fn act(&mut self, world: &mut World, now_ms: u64, action: Action) -> Vec<Action> {
         match action {
+            Action::NoteKept { first_frame, digests } => {
+                assert!(self.kept.note(first_frame, digests, PAGES), "no standby lies here");
+            }
             Action::StartJoin => self.start_join(),
             Action::CloseGate => {
                 if !world.is(Break::LeaveBehind) {

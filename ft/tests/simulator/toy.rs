@@ -69,6 +69,11 @@ impl Toy {
         Self { memory: vec![0; PAGES as usize], registers: 0, ..Self::new(0) }
     }
 
+    /// Its memory in a machine that has nothing else.
+    pub fn remains(&self) -> Self {
+        Self { memory: self.memory.clone(), ..Self::blank() }
+    }
+
     /// Runs the guest to its next exit.
     pub fn run(&mut self) -> Exit {
         self.moment += 1;

@@ -83,6 +83,9 @@ pub struct JoinInfo {
     pub pages: u64,
     /// Of those, pages that held nothing but zeros.
     pub zero_pages: u64,
+    /// Of those, pages that were not sent because the backup's memory had them already: of zeros
+    /// where it was new, of what it was before where it followed this VM until a short while ago.
+    pub kept_pages: u64,
     /// Pages of this round still to be copied.
     pub pages_left: u64,
     /// Bytes of log that hold the copy.

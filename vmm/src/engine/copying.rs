@@ -7,7 +7,7 @@
 //! While memory is copied nothing is logged: the other side has no machine yet that could replay
 //! it. Outputs leave as in a plain VM.
 
-use ft::{DigestMode, Page, Recorder};
+use ft::{DigestMode, KeptPages, Page, Recorder};
 use hypervisor::monotonic_ns;
 
 use super::checkpointing::Checkpointing;
@@ -38,12 +38,14 @@ pub(super) struct Copying {
     pace: CopyPace,
     /// Pages of this round that are still to be read, in descending order.
     frames: Vec<u64>,
-    /// The other side's memory is zero wherever nothing was sent.
-    blank: bool,
+    /// What the other side's memory holds where nothing was sent. `None` once every page was looked
+    /// at: what was sent then counts.
+    kept: Option<KeptPages>,
     /// Bytes of log handed out.
     sent_bytes: u64,
     pages: u64,
     zero_pages: u64,
+    kept_pages: u64,
     begun_ns: u64,
     told_ns: u64,
 }
@@ -72,7 +74,7 @@ impl Copying {
     pub(super) fn begin_again(&mut self, mut frames: Vec<u64>) {
         frames.reverse();
         self.frames = frames;
-        self.blank = false;
+        self.kept = None;
     }
 
     /// Whether the user's limit on the rate lets more go.
@@ -88,6 +90,7 @@ impl Copying {
             round: self.pace.round(),
             pages: self.pages,
             zero_pages: self.zero_pages,
+            kept_pages: self.kept_pages,
             pages_left: self.frames.len() as u64,
             bytes: self.sent_bytes,
             throttle_percent: self.pace.share_percent(),
@@ -99,7 +102,7 @@ impl Copying {
 
 impl Engine {
     /// Starts to copy the machine for a backup; its log begins when that is done.
-    pub(super) fn start_copying(&mut self, plan: RecordPlan) -> Result<(), Error> {
+    pub(super) fn start_copying(&mut self, plan: RecordPlan, kept: KeptPages) -> Result<(), Error> {
         self.emit(true)?;
         self.machine.vm.track_dirty(true)?;
         let mut frames: Vec<u64> = content_pages(&self.machine.memory).collect();
@@ -111,10 +114,11 @@ impl Engine {
             recorder: Recorder::new(self.machine.moment(), DigestMode::EveryChunk),
             pace: CopyPace::new(frames.len() as u64),
             frames,
-            blank: true,
+            kept: Some(kept),
             sent_bytes: 0,
             pages: 0,
             zero_pages: 0,
+            kept_pages: 0,
             begun_ns: now_ns,
             told_ns: now_ns,
         }));
@@ -158,7 +162,9 @@ impl Engine {
                 if page == Page::Zero {
                     copying.zero_pages += 1;
                 }
-                if page != Page::Zero || !copying.blank {
+                if copying.kept.as_ref().is_some_and(|kept| kept.has(frame, &page)) {
+                    copying.kept_pages += 1;
+                } else {
                     pages.push((frame, page));
                 }
             }
@@ -187,7 +193,7 @@ impl Engine {
             Next::Round => {
                 frames.reverse();
                 copying.frames = frames;
-                copying.blank = false;
+                copying.kept = None;
                 Ok(())
             }
             Next::Finish => self.finish_copy(begun_ns, frames),

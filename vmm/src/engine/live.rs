@@ -79,7 +79,7 @@ impl Engine {
                 self.clock.start();
                 self.reports.send(Report::Resumed);
             }
-            Message::Record(plan) => self.start_recording(plan)?,
+            Message::Record(plan, kept) => self.start_recording(plan, kept)?,
             Message::StopRecording(end) => self.stop_recording(end)?,
             Message::HandOver => {
                 self.paused = true;

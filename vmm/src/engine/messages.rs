@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ft::recorder::Noted;
-use ft::{Batch, Chunk, Divergence, EndReason, Input, Output, Trail};
+use ft::{Batch, Chunk, Divergence, EndReason, Input, KeptPages, Output, Trail};
 use hypervisor::{Kicker, monotonic_ns};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -49,6 +49,8 @@ pub struct CopyProgress {
     pub pages: u64,
     /// Of those, pages of zeros.
     pub zero_pages: u64,
+    /// Pages that the backup had already, and that were not sent.
+    pub kept_pages: u64,
     /// Pages of this round still to be read.
     pub pages_left: u64,
     /// Bytes of log that hold them.
@@ -69,8 +71,8 @@ pub enum Message {
     Pause,
     /// Let both go on; answered with [`Report::Resumed`].
     Resume,
-    /// Log everything, beginning with the whole state.
-    Record(RecordPlan),
+    /// Log everything, beginning with the whole state; for a backup whose memory has these pages.
+    Record(RecordPlan, KeptPages),
     /// Log nothing any more; `Some` writes an end into the log first.
     StopRecording(Option<EndReason>),
     /// A piece of log to replay.

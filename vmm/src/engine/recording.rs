@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use ft::{Chunk, DigestMode, EndReason, Input, Output, Page, Recorder, recorder::Noted};
+use ft::{Chunk, DigestMode, EndReason, Input, KeptPages, Output, Page, Recorder, recorder::Noted};
 use hypervisor::monotonic_ns;
 
 use super::messages::{JoinKind, RecordPlan, Report};
@@ -88,10 +88,14 @@ impl Recording {
 
 impl Engine {
     /// Starts to log: into a file from here on, for a backup once it has a copy of the machine.
-    pub(super) fn start_recording(&mut self, plan: RecordPlan) -> Result<(), Error> {
+    pub(super) fn start_recording(
+        &mut self,
+        plan: RecordPlan,
+        kept: KeptPages,
+    ) -> Result<(), Error> {
         match plan.kind {
             JoinKind::File => self.start_file(&plan),
-            JoinKind::Pair => self.start_copying(plan),
+            JoinKind::Pair => self.start_copying(plan, kept),
         }
     }
 

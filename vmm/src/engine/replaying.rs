@@ -137,7 +137,7 @@ impl Engine {
             Message::Resume => self.reports.send(Report::Resumed),
             // Only a live machine takes inputs or makes a log.
             Message::Input(_)
-            | Message::Record(_)
+            | Message::Record(..)
             | Message::StopRecording(_)
             | Message::HandOver
             | Message::Stall(_)

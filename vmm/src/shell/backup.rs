@@ -20,6 +20,7 @@ use super::logged::described;
 use super::method::choose;
 use super::primary_side::{ask_arbiter, now_ms};
 use super::protection::Protection;
+use super::remains::{Remains, Telling};
 use super::reprotection::Succession;
 use super::suitability::{check_host, here};
 use super::traffic::Tally;
@@ -93,6 +94,8 @@ impl Shell {
             ack: ft.ack,
             method: FtProtection::None,
             ledger: Ledger::new(),
+            remains: None,
+            telling: None,
             has_state: false,
             log_end: None,
             inheritance: None,
@@ -246,11 +249,12 @@ impl Shell {
         let Some(side) = self.backup_side() else { return Ok(()) };
         let actions = side.backup.tick(now_ms());
         self.act_backup(actions)?;
+        self.tell_remains()?;
         self.tick_reception();
         Ok(())
     }
 
-    fn act_backup(&mut self, actions: Vec<Action>) -> Result<(), Error> {
+    pub(super) fn act_backup(&mut self, actions: Vec<Action>) -> Result<(), Error> {
         for action in actions {
             self.act_backup_once(action)?;
         }
@@ -286,7 +290,8 @@ impl Shell {
             Action::Halt(reason) => return self.halt_backup(&reason),
             Action::Report(happening) => self.on_backup_happening(&happening),
             // Only a primary is asked for these.
-            Action::StartJoin
+            Action::NoteKept { .. }
+            | Action::StartJoin
             | Action::CloseGate
             | Action::Release { .. }
             | Action::Hold
@@ -305,6 +310,9 @@ impl Shell {
             self.discard();
         }
         let Some(side) = self.backup_side() else { return Ok(()) };
+        if side.telling.is_some() {
+            return self.tell_remains();
+        }
         let result = result.map_err(|error| shortened(error.to_string()));
         let actions = side.backup.prepared(now_ms(), result);
         self.act_backup(actions)
@@ -349,7 +357,10 @@ impl Shell {
         side.ledger = Ledger::new();
         side.has_state = false;
         side.log_end = None;
-        let mut running = Running::follow(&config, &cpuid, disk_sectors, &self.poller)?;
+        let memory =
+            side.remains.take().and_then(|remains| remains.of(prologue.vm_id, config.memory.size));
+        side.telling = memory.clone().map(Telling::new);
+        let mut running = Running::follow(&config, &cpuid, disk_sectors, memory, &self.poller)?;
         let opened = running.open_world(&config);
         self.running = Some(running);
         self.config = Some(config);
@@ -361,8 +372,17 @@ impl Shell {
         self.send(Message::Log(batch));
     }
 
-    /// The machine that was being built, or followed, is not needed any more.
+    /// The machine that was being built, or followed, is not needed any more. Its memory may be, if
+    /// the same VM comes again.
     fn discard(&mut self) {
+        let memory = self.running.as_mut().and_then(|running| running.memory.take());
+        if let Some(side) = self.backup_side() {
+            side.telling = None;
+            let vm_id = side.identity.0;
+            if let Some(memory) = memory {
+                side.remains = Some(Remains { vm_id, memory });
+            }
+        }
         self.end_vm();
         self.config = None;
         self.booted = false;
@@ -484,6 +504,8 @@ impl Shell {
         }
         log::warn!("{reason}; waiting for another primary");
         let Protection::Backup(side) = &mut self.protection else { return Ok(()) };
+        // A VM whose protection was ended is not expected back.
+        side.remains.take_if(|_| *reason == HaltReason::Left);
         // The word that goes with the halt is still to be sent.
         if let Some(channel) = &mut side.channel {
             channel.flush();

@@ -11,6 +11,7 @@ use ft::{Backup, BackupState, EndReason, Ledger};
 use super::Poller;
 use super::primary_side::BUSY_TICK_MS;
 use super::reception::Reception;
+use super::remains::{Remains, Telling};
 use super::visitors::Visitors;
 use crate::api::FtProtection;
 use crate::config::{AckMode, Arbiter, FtConfig, FtMode, PeerAddress};
@@ -32,6 +33,10 @@ pub(super) struct BackupSide {
     /// How the VM is kept twice.
     pub method: FtProtection,
     pub ledger: Ledger,
+    /// What is left of the VM that was followed last.
+    pub remains: Option<Remains>,
+    /// The machine's memory, while the primary is told what is left in it.
+    pub telling: Option<Telling>,
     /// The machine has its first whole state.
     pub has_state: bool,
     pub log_end: Option<EndReason>,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use ft::recorder::Noted;
 use ft::{
-    Assumptions, Chunk, DigestMode, EndReason, Output, Prologue, Settings, Trail,
+    Assumptions, Chunk, DigestMode, EndReason, KeptPages, Output, Prologue, Settings, Trail,
     prologue::LogStart,
 };
 use hypervisor::Kvm;
@@ -159,12 +159,13 @@ impl Shell {
         let prologue = prologue(config, running, DigestMode::Registers, settings, (None, None))?;
         self.protection = Protection::Recording(LogWriter::create(path, &prologue)?);
         self.statistics.begin(Instant::now());
-        self.send(Message::Record(RecordPlan {
+        let plan = RecordPlan {
             kind: JoinKind::File,
             digest_every: ft.digest_every,
             checkpoint_ns: None,
             bytes_per_second: None,
-        }));
+        };
+        self.send(Message::Record(plan, KeptPages::default()));
         self.statistics.happened(format!("Recording into {}", path.display()));
         self.events.report("ft", "recording", &json!({ "log": path }));
         Ok(())
@@ -211,7 +212,7 @@ impl Shell {
         let config = apply_overrides(config, &self.invocation.overrides)?;
         let nothing = ConsoleConfig { mode: ConsoleMode::Null, ..config.serial.clone() };
         let serial = self.invocation.overrides.serial.clone().unwrap_or(nothing);
-        let running = Running::follow(&config, &cpuid, disk_sectors, self.poller())?;
+        let running = Running::follow(&config, &cpuid, disk_sectors, None, self.poller())?;
         self.running = Some(running);
         self.config = Some(config);
         self.booted = true;

@@ -22,6 +22,7 @@ mod primary;
 mod primary_side;
 mod protection;
 mod reception;
+mod remains;
 mod reports;
 mod reprotection;
 mod signals;

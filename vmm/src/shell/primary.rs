@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use ft::recorder::Noted;
 use ft::{
-    Action, Chunk, DigestMode, Event, Gate, Happening, Link, Output, Primary, PrimaryState, Purpose,
+    Action, Chunk, DigestMode, Event, Gate, Happening, KeptPages, Link, Output, Primary,
+    PrimaryState, Purpose,
 };
 use hypervisor::monotonic_ns;
 
@@ -22,10 +23,12 @@ use super::primary_side::{
 };
 use super::protection::Protection;
 use super::{Interest, Shell, Source};
-use crate::config::{Arbiter, FtConfig, PeerAddress};
+use crate::board::layout;
+use crate::config::{Arbiter, FtConfig, PeerAddress, VmConfig};
 use crate::engine::{JoinKind, Message, RecordPlan};
 use crate::error::Error;
 use crate::identity::random_id;
+use crate::machine::PAGE_SIZE;
 use crate::replica::{Channel, Heartbeats, Helped, Helpers, Question, Whom, open_arbiter};
 
 impl Shell {
@@ -76,6 +79,7 @@ impl Shell {
             helpers,
             channel: None,
             heartbeats: None,
+            kept: KeptPages::default(),
             gate: Gate::new(GATE_LIMIT_BYTES),
             gate_closed: false,
             logging: false,
@@ -328,6 +332,13 @@ impl Shell {
                     self.poller.forget(channel.as_raw_fd());
                 }
             }
+            Action::NoteKept { first_frame, digests } => {
+                let frames_end = self.config.as_ref().map_or(0, frames_end);
+                if !side.kept.note(first_frame, digests, frames_end) {
+                    let why = "a list of pages that the VM does not have".to_owned();
+                    return self.step_primary(Event::Damaged { why });
+                }
+            }
             Action::StartJoin => self.start_join(),
             Action::CloseGate => side.gate_closed = true,
             Action::Release { through } => {
@@ -373,9 +384,10 @@ impl Shell {
             bytes_per_second: side.config.join_bandwidth,
         };
         let starting = std::mem::take(&mut side.starting);
+        let kept = std::mem::take(&mut side.kept);
         self.statistics.begin(Instant::now());
         self.report_method();
-        self.send(Message::Record(plan));
+        self.send(Message::Record(plan, kept));
         if starting {
             self.started = true;
             self.send(Message::Resume);
@@ -443,4 +455,10 @@ impl Shell {
         }
         self.send(Message::SlowDown(percent));
     }
+}
+
+/// The first frame behind the VM's RAM.
+fn frames_end(config: &VmConfig) -> u64 {
+    let regions = layout::ram_regions(config.memory.size);
+    regions.iter().map(|(start, length)| (start + length) / PAGE_SIZE).max().unwrap_or(0)
 }

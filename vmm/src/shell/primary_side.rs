@@ -8,7 +8,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use ft::recorder::Noted;
-use ft::{Answer, Gate, Output, Primary, PrimaryState, Purpose, Settings, Weight};
+use ft::{Answer, Gate, KeptPages, Output, Primary, PrimaryState, Purpose, Settings, Weight};
 use hypervisor::boottime_ms;
 
 use super::Poller;
@@ -93,6 +93,8 @@ pub(super) struct PrimarySide {
     pub helpers: Helpers,
     pub channel: Option<Channel>,
     pub heartbeats: Option<Heartbeats>,
+    /// What the backup that is being joined has of the VM's memory.
+    pub kept: KeptPages,
     pub gate: Gate<Held>,
     pub gate_closed: bool,
     /// The machine is being given to a backup, or was: what waits for a checkpoint has one to wait

@@ -96,9 +96,12 @@ impl Shell {
         self.statistics.copy = Some(progress);
         if let Some(pause_ns) = progress.pause_ns {
             self.statistics.happened(format!(
-                "the VM was copied in {} ms and {} rounds, and stood still for {:.1} ms of it",
+                "the VM was copied in {} ms and {} rounds, {} of {} pages sent, and stood still for \
+                 {:.1} ms of it",
                 progress.elapsed_ns / 1_000_000,
                 progress.round,
+                progress.pages - progress.kept_pages,
+                progress.pages,
                 pause_ns as f64 / 1e6,
             ));
         }

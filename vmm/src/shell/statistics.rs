@@ -141,6 +141,7 @@ impl Statistics {
             round: copy.round,
             pages: copy.pages,
             zero_pages: copy.zero_pages,
+            kept_pages: copy.kept_pages,
             pages_left: copy.pages_left,
             bytes: copy.bytes,
             throttle_percent: copy.throttle_percent,

@@ -9,12 +9,12 @@ use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 
 use ft::Output;
-use hypervisor::{Cpuid, CpuidPolicy, Kvm, guest_cpuid_with};
+use hypervisor::{Cpuid, CpuidPolicy, GuestMemory, Kvm, guest_cpuid_with};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::poller::{Interest, Poller, Source};
 use super::world::{World, disk_capacities};
-use crate::build::Blueprint;
+use crate::build::{self, Blueprint};
 use crate::cli::DebugUndo;
 use crate::config::VmConfig;
 use crate::engine::{
@@ -40,6 +40,8 @@ pub struct Running {
     pub disk_sectors: Vec<u64>,
     /// Whether the guest's kernel is one that can be replayed, as far as this host knows.
     pub treated: bool,
+    /// The guest's memory, of a machine that follows.
+    pub memory: Option<GuestMemory>,
     /// Until when the disks may be written.
     pub lease: Lease,
     thread: Option<JoinHandle<()>>,
@@ -87,7 +89,8 @@ impl Running {
         Ok(running)
     }
 
-    /// Starts a machine that follows a log.
+    /// Starts a machine that follows a log, in a new memory or in one that has been used for the same
+    /// VM before.
     ///
     /// # Errors
     /// KVM or guest RAM.
@@ -95,17 +98,23 @@ impl Running {
         config: &VmConfig,
         cpuid: &Cpuid,
         disk_sectors: Vec<u64>,
+        memory: Option<GuestMemory>,
         poller: &Poller,
     ) -> Result<Self, Error> {
         let kvm = Kvm::open()?;
         hypervisor::check_cpuid(cpuid, &kvm.supported_cpuid()?)?;
         let mut blueprint = Blueprint::new(config.clone(), Vec::new(), true);
-        let guest = cpuid.clone();
+        let memory = match memory {
+            Some(memory) => memory,
+            None => build::memory(config.memory.size)?,
+        };
+        let (guest, ram) = (cpuid.clone(), memory.clone());
         let build = move || {
-            let machine = blueprint.build_blank(&kvm, &guest)?;
+            let machine = blueprint.build_blank(&kvm, &guest, ram)?;
             Ok((machine, Box::new(blueprint) as Box<dyn Rebuild>))
         };
-        let running = Self::start(build, cpuid.clone(), disk_sectors, true, false)?;
+        let mut running = Self::start(build, cpuid.clone(), disk_sectors, true, false)?;
+        running.memory = Some(memory);
         running.watch(poller)?;
         Ok(running)
     }
@@ -131,6 +140,7 @@ impl Running {
             cpuid,
             disk_sectors,
             treated: true,
+            memory: None,
             lease,
             thread: Some(thread),
         })
