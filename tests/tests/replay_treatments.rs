@@ -6,13 +6,17 @@ use std::time::Duration;
 use tests::runner::{Cluster, Ended, Options, Order, Output, binaries};
 use tests::vm::{SingleVm, VmOptions, VmmProcess, initramfs, wait_until};
 
-const SOON: Duration = Duration::from_secs(120);
+const SOON: Duration = Duration::from_secs(180);
 /// Moments of a short recording: the kernel has set up its processor, its clock and its interrupts, and starts its first
 /// programs.
 const MOMENTS: u64 = 12_000;
 
-/// Records the beginning of a boot.
-fn record(cluster: &Cluster, name: &str, undo: &[&str]) -> PathBuf {
+/// Begins to record a boot.
+fn start_recording<'a>(
+    cluster: &'a Cluster,
+    name: &str,
+    undo: &[&str],
+) -> (VmmProcess<'a>, PathBuf) {
     let log = cluster.shared_dir().join(name);
     let mut words: Vec<String> = [
         "--kernel",
@@ -31,7 +35,11 @@ fn record(cluster: &Cluster, name: &str, undo: &[&str]) -> PathBuf {
     .map(str::to_owned)
     .to_vec();
     words.extend(undo.iter().map(|word| (*word).to_owned()));
-    let mut vmm = VmmProcess::start(cluster, 0, name, &words).unwrap();
+    (VmmProcess::start(cluster, 0, name, &words).unwrap(), log)
+}
+
+/// Ends a recording once it is long enough; the log.
+fn recorded((mut vmm, log): (VmmProcess<'_>, PathBuf)) -> PathBuf {
     vmm.wait_for_socket(SOON).unwrap();
     wait_until("the guest's first moments", SOON, Duration::from_millis(200), || {
         Ok((vmm.ft_info()?.moment >= MOMENTS).then_some(()))
@@ -43,13 +51,23 @@ fn record(cluster: &Cluster, name: &str, undo: &[&str]) -> PathBuf {
     log
 }
 
-/// Replays a log; how the VMM ended and what it said.
-fn replay(cluster: &Cluster, log: &Path, undo: &[&str]) -> (Ended, String) {
+/// Begins to replay a log.
+fn start_replay<'a>(cluster: &'a Cluster, log: &Path, undo: &[&str]) -> VmmProcess<'a> {
     let mut words = vec!["--ft".to_owned(), format!("replay={}", log.display())];
     words.extend(undo.iter().map(|word| (*word).to_owned()));
-    let mut vmm = VmmProcess::start(cluster, 0, "replay", &words).unwrap();
+    VmmProcess::start(cluster, 0, "replay", &words).unwrap()
+}
+
+/// How a replay ended and what it said.
+fn replayed(mut vmm: VmmProcess<'_>) -> (Ended, String) {
     let ended = vmm.wait(SOON).unwrap();
     (ended, vmm.log())
+}
+
+/// A replay that must have found no difference.
+fn must_be_equal((ended, text): &(Ended, String), why: &str) {
+    assert_eq!(*ended, Ended::Exited(0), "{why}: {text}");
+    assert!(text.contains("every comparison was equal"), "{why}: {text}");
 }
 
 /// A replay that must have found a difference; returns the moment.
@@ -62,44 +80,44 @@ fn divergence((ended, text): &(Ended, String)) -> u64 {
     moment.parse().unwrap()
 }
 
+/// On a host with two processors, of which one VMM has the first and another one the second. Where the host's APIC id is
+/// left in CPUID, what is recorded on one differs from what is replayed on the other: leaf 0x8000001e (or 1, or 0xb) tells.
 #[test]
-fn a_kernel_whose_rdtsc_is_left_in_diverges_and_both_states_are_shown() {
-    let cluster = Cluster::start(&Options::new(1).unwrap()).unwrap();
-    let treated = record(&cluster, "treated", &[]);
-    let (ended, text) = replay(&cluster, &treated, &[]);
-    assert_eq!(ended, Ended::Exited(0), "{text}");
-    assert!(text.contains("every comparison was equal"), "{text}");
-    let log = record(&cluster, "undone", &["--debug-undo", "tsc-rewrite"]);
-    let result = replay(&cluster, &log, &[]);
-    let moment = divergence(&result);
-    println!("diverged at moment {moment}");
-    let (_, text) = &result;
-    assert!(text.contains("recorded guest instruction 0x"), "{text}");
-    assert!(text.contains("replayed guest instruction 0x"), "{text}");
-    let marked = text.lines().filter(|line| line.ends_with("<-- differs")).count();
-    assert!((1..=18).contains(&marked), "{text}");
-}
-
-/// On a host with two processors, the VMM runs on the first to record and on the second to replay: what leaf 0x8000001e
-/// (or 1, or 0xb) tells of the host's processor then differs.
-#[test]
-fn a_guest_that_sees_its_hosts_apic_id_diverges_on_another_processor() {
+fn a_guest_that_reads_its_hosts_clock_or_apic_id_diverges_and_both_states_are_shown() {
+    const TSC: &[&str] = &["--debug-undo", "tsc-rewrite"];
+    const APIC_ID: &[&str] = &["--debug-undo", "apic-id"];
     let options = Options { cpus: 2, ..Options::new(1).unwrap() };
     let cluster = Cluster::start(&options).unwrap();
     // Everything that the agent starts from now on inherits its processor.
     let pin = |cpu: u32| {
         cluster.host(0).shell(&format!("taskset -acp {cpu} $PPID")).unwrap();
     };
-    const UNDO: &[&str] = &["--debug-undo", "apic-id"];
     pin(0);
-    let treated = record(&cluster, "treated", &[]);
-    let undone = record(&cluster, "undone", UNDO);
-    let (ended, text) = replay(&cluster, &undone, UNDO);
-    assert_eq!(ended, Ended::Exited(0), "on the same processor all is equal: {text}");
+    let treated = start_recording(&cluster, "treated", &[]);
     pin(1);
-    let (ended, text) = replay(&cluster, &treated, &[]);
-    assert_eq!(ended, Ended::Exited(0), "the treatment makes processors equal: {text}");
-    divergence(&replay(&cluster, &undone, UNDO));
+    let with_tsc = start_recording(&cluster, "with-tsc", TSC);
+    let (treated, with_tsc) = (recorded(treated), recorded(with_tsc));
+
+    let tsc_replay = start_replay(&cluster, &with_tsc, &[]);
+    pin(0);
+    let with_apic_id = recorded(start_recording(&cluster, "with-apic-id", APIC_ID));
+    shows_both_states(&replayed(tsc_replay));
+
+    let same_processor = start_replay(&cluster, &with_apic_id, APIC_ID);
+    pin(1);
+    let other_processor = start_replay(&cluster, &treated, &[]);
+    must_be_equal(&replayed(same_processor), "on the same processor all is equal");
+    must_be_equal(&replayed(other_processor), "the treatment makes processors equal");
+    divergence(&replayed(start_replay(&cluster, &with_apic_id, APIC_ID)));
+}
+
+fn shows_both_states(result: &(Ended, String)) {
+    println!("diverged at moment {}", divergence(result));
+    let (_, text) = result;
+    assert!(text.contains("recorded guest instruction 0x"), "{text}");
+    assert!(text.contains("replayed guest instruction 0x"), "{text}");
+    let marked = text.lines().filter(|line| line.ends_with("<-- differs")).count();
+    assert!((1..=18).contains(&marked), "{text}");
 }
 
 #[test]
@@ -123,7 +141,7 @@ fn a_full_disk_under_the_log_ends_the_recording_and_not_the_vm() {
     let Output { ended, stdout, .. } = host.run(ft_log(&["verify", "/run/small/log"])).unwrap();
     assert_eq!(ended, Ended::Exited(1), "{stdout}");
     assert!(stdout.contains("the tail is torn") || stdout.contains("without an end"), "{stdout}");
-    let (ended, text) = replay(&cluster, Path::new("/run/small/log"), &[]);
+    let (ended, text) = replayed(start_replay(&cluster, Path::new("/run/small/log"), &[]));
     assert_eq!(ended, Ended::Exited(1), "{text}");
     assert!(text.contains("the log ends without an end"), "{text}");
     assert!(text.contains("the replay was equal"), "{text}");
