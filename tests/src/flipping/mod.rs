@@ -25,8 +25,8 @@ const REGISTERS: usize = 18;
 /// A thread that follows a log comes to wait for more of it within this time.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Where `r15` is among the words. A compiler takes it last of those that a function must preserve, so what waits for an
-/// interrupt, as an idle kernel does, is the least likely to give it a new value before anybody looks.
+/// Where `r15` is among the words. A compiler takes it last of those registers that a function must preserve, and Linux's idle
+/// loop gets along without it: if the guest waits for an interrupt, it differs whenever the guest comes back to that.
 const R15: usize = 15;
 /// The lowest bit: a pointer still leads to memory that is there, and the guest does not just crash.
 const BIT: u64 = 1;
