@@ -1,56 +1,20 @@
 //! One pair after another: what a replica of an earlier pair says, asks or is told must mean
 //! nothing to a later one. `docs/PROTOCOL.md`, "Chains".
 
-use ft::prologue::LogStart;
+mod common;
+
+use common::{VM, asks, greets, word};
 use ft::{
-    Ack, Action, Answer, Assumptions, Backup, BackupState, Chunk, DigestMode, Divergence, Event,
-    HaltReason, Happening, Heartbeat, Message, Primary, PrimaryState, Prologue, Role, Settings,
-    SoloReason, Trail, Word,
+    Ack, Action, Answer, Backup, BackupState, Divergence, Event, HaltReason, Happening, Heartbeat,
+    Primary, PrimaryState, Prologue, Role, Settings, SoloReason, Trail, Word,
 };
 
-const VM: [u8; 16] = [7; 16];
-
 fn prologue(generation: u64) -> Prologue {
-    Prologue {
-        assumptions: Assumptions::new("test", 1),
-        vm_id: VM,
-        generation,
-        start: LogStart::Delta,
-        digest_mode: DigestMode::EveryChunk,
-        settings: Settings::default(),
-        arbiter: String::from("test"),
-        machine: vec![],
-        cpuid: vec![],
-    }
-}
-
-fn word(word: Word) -> Event {
-    Event::Message(Message::Word(word))
+    common::prologue(generation, Settings::default())
 }
 
 fn answer(generation: u64, answer: Answer) -> Event {
     Event::Arbiter { generation, answer }
-}
-
-fn asks(actions: &[Action]) -> Option<u64> {
-    actions.iter().find_map(|action| match action {
-        Action::AskArbiter { generation } => Some(*generation),
-        _ => None,
-    })
-}
-
-/// The generation in which a backup is greeted.
-fn greets(actions: &[Action]) -> Option<u64> {
-    actions.iter().find_map(|action| match action {
-        Action::Send(Message::Hello(prologue)) => Some(prologue.generation),
-        _ => None,
-    })
-}
-
-fn chunk() -> Chunk {
-    // A power button, which is valid anywhere.
-    let outputs = Trail { count: 1, digest: 1 };
-    Chunk { number: 1, start_moment: 0, end_moment: 1, outputs, records: vec![9] }
 }
 
 fn beat(generation: u64, echo_ms: u64) -> Event {
@@ -60,32 +24,17 @@ fn beat(generation: u64, echo_ms: u64) -> Event {
 
 /// Joins a backup at `now_ms`, up to its word that the machine is complete there.
 fn nearly_protect(primary: &mut Primary, now_ms: u64) {
-    let greeting = primary.join(now_ms, prologue(0)).unwrap();
-    assert_eq!(greets(&greeting), Some(primary.generation()));
-    primary.step(now_ms, word(Word::Welcome));
-    primary.append(now_ms, chunk());
-    let protects = primary.step(now_ms, word(Word::Ready)).contains(&Word::Protect.into());
-    assert!(protects && primary.state() == PrimaryState::Protecting);
+    common::nearly_protect(primary, now_ms, prologue(0));
 }
 
-/// A primary in `generation` with a backup, at `now_ms`.
+/// A primary in its generation with a backup, at `now_ms`.
 fn protect(primary: &mut Primary, now_ms: u64) {
-    nearly_protect(primary, now_ms);
-    primary.step(now_ms, word(Word::Following));
-    assert_eq!(primary.state(), PrimaryState::Protected);
+    common::protect(primary, now_ms, prologue(0));
 }
 
 /// A backup at 0 ms that follows in `generation`.
 fn following(generation: u64) -> Backup {
-    let mut backup = Backup::new(0, Assumptions::new("test", 1));
-    backup.step(0, Event::Message(Message::Hello(Box::new(prologue(generation)))));
-    backup.prepared(0, Ok(()));
-    backup.step(0, Event::Message(Message::Append(chunk())));
-    backup.ready(0);
-    backup.executed(0, 1, Trail { count: 1, digest: 1 });
-    backup.step(0, word(Word::Protect));
-    assert_eq!(backup.state(), BackupState::Following);
-    backup
+    common::following(prologue(generation))
 }
 
 #[test]

@@ -1,55 +1,33 @@
 //! A machine that moves for good: the backup takes it over by the word `Yield` alone, and whoever
 //! cannot know where it is goes on by nobody's guess.
 
-use ft::prologue::LogStart;
+mod common;
+
+use common::{VM, asks, word};
 use ft::{
-    Action, Answer, Assumptions, Backup, BackupState, Chunk, DigestMode, Divergence, Event,
-    HaltReason, Happening, Heartbeat, LossCause, Message, Primary, PrimaryState, Prologue, Purpose,
-    Role, Settings, SoloReason, Trail, Word,
+    Action, Answer, Backup, BackupState, Divergence, Event, HaltReason, Happening, Heartbeat,
+    LossCause, Primary, PrimaryState, Prologue, Purpose, Role, Settings, SoloReason, Word,
 };
 use proptest::prelude::*;
 
-const VM: [u8; 16] = [7; 16];
 const BY_WORD: Purpose = Purpose::Move { arbiter: false };
 const ARBITRATED: Purpose = Purpose::Move { arbiter: true };
 
 fn prologue(purpose: Purpose) -> Prologue {
-    Prologue {
-        assumptions: Assumptions::new("test", 1),
-        vm_id: VM,
-        generation: 4,
-        start: LogStart::Delta,
-        digest_mode: DigestMode::EveryChunk,
-        settings: Settings { purpose, ..Settings::default() },
-        arbiter: String::new(),
-        machine: vec![],
-        cpuid: vec![],
-    }
-}
-
-fn word(word: Word) -> Event {
-    Event::Message(Message::Word(word))
-}
-
-fn chunk() -> Chunk {
-    let outputs = Trail { count: 1, digest: 1 };
-    Chunk { number: 1, start_moment: 0, end_moment: 1, outputs, records: vec![9] }
+    let settings = Settings { purpose, ..Settings::default() };
+    Prologue { arbiter: String::new(), ..common::prologue(4, settings) }
 }
 
 /// Who has sent chunk 1 at 0 ms to a backup that is complete.
 fn protecting(purpose: Purpose) -> Primary {
     let mut primary = Primary::new(0, VM, 4);
-    primary.join(0, prologue(purpose)).unwrap();
-    primary.step(0, word(Word::Welcome));
-    primary.append(0, chunk());
-    primary.step(0, word(Word::Ready));
-    assert_eq!(primary.state(), PrimaryState::Protecting);
+    common::nearly_protect(&mut primary, 0, prologue(purpose));
     primary
 }
 
 fn protected(purpose: Purpose) -> Primary {
-    let mut primary = protecting(purpose);
-    primary.step(0, word(Word::Following));
+    let mut primary = Primary::new(0, VM, 4);
+    common::protect(&mut primary, 0, prologue(purpose));
     primary
 }
 
@@ -60,19 +38,7 @@ fn yielding(purpose: Purpose) -> Primary {
 }
 
 fn following(purpose: Purpose) -> Backup {
-    let mut backup = Backup::new(0, Assumptions::new("test", 1));
-    backup.step(0, Event::Message(Message::Hello(Box::new(prologue(purpose)))));
-    backup.prepared(0, Ok(()));
-    backup.step(0, Event::Message(Message::Append(chunk())));
-    backup.ready(0);
-    backup.executed(0, 1, Trail { count: 1, digest: 1 });
-    backup.step(0, word(Word::Protect));
-    assert_eq!(backup.state(), BackupState::Following);
-    backup
-}
-
-fn asks(actions: &[Action]) -> bool {
-    actions.iter().any(|action| matches!(action, Action::AskArbiter { .. }))
+    common::following(prologue(purpose))
 }
 
 fn goes_solo(actions: &[Action], generation: u64) -> bool {
@@ -98,7 +64,7 @@ fn a_receiver_that_was_not_told_to_go_on_never_does() {
                 events.iter().flat_map(|event| backup.step(5, event.clone())).collect();
             actions.extend((0..200).flat_map(|turn| backup.tick(10 + turn * 20)));
             assert_eq!(backup.state(), BackupState::Waiting, "{events:?}");
-            assert!(actions.contains(&Action::Discard) && !asks(&actions), "{actions:?}");
+            assert!(actions.contains(&Action::Discard) && asks(&actions).is_none(), "{actions:?}");
             assert!(backup.drained(5_000).is_empty());
         }
     }
@@ -114,7 +80,7 @@ fn a_sender_that_has_not_yielded_goes_on_at_once_in_its_own_generation() {
     for purpose in [BY_WORD, ARBITRATED] {
         for mut primary in [protecting(purpose), protected(purpose), leaving(purpose)] {
             let actions = primary.step(10, Event::Closed);
-            assert!(goes_solo(&actions, 4) && !asks(&actions), "{actions:?}");
+            assert!(goes_solo(&actions, 4) && asks(&actions).is_none(), "{actions:?}");
             let (generation, why) = (4, SoloReason::NotJoined);
             assert!(actions.contains(&Action::Report(Happening::Solo { generation, why })));
             assert!(primary.may_carry_out(11));
@@ -149,9 +115,9 @@ fn a_receiver_that_was_told_goes_on_though_the_sender_is_lost() {
 fn with_an_arbiter_a_yielded_machine_is_asked_about() {
     let mut backup = following(ARBITRATED);
     backup.step(12, word(Word::Yield { chunk: 1 }));
-    assert!(asks(&backup.drained(13)));
+    assert!(asks(&backup.drained(13)).is_some());
     let mut primary = yielding(ARBITRATED);
-    assert!(asks(&primary.step(14, Event::Closed)));
+    assert!(asks(&primary.step(14, Event::Closed)).is_some());
     assert!(!primary.is_undecided() && primary.reclaim(15).is_err());
     let answer = Event::Arbiter { generation: 5, answer: Answer::Won };
     assert!(goes_solo(&primary.step(15, answer), 5));
@@ -239,7 +205,7 @@ proptest! {
             actions.extend(backup.tick(now_ms));
             actions.extend(backup.drained(now_ms));
             let lives = |action: &Action| matches!(action, Action::GoLive { .. });
-            prop_assert!(!actions.iter().any(lives) && !asks(&actions));
+            prop_assert!(!actions.iter().any(lives) && asks(&actions).is_none());
         }
     }
 }

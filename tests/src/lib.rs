@@ -7,6 +7,7 @@ pub mod bench;
 pub mod client;
 pub mod demo;
 pub mod etcd;
+pub mod flipping;
 pub mod guest;
 pub mod initramfs;
 pub mod runner;

@@ -5,11 +5,10 @@
 
 mod common;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
-use common::{takeover_timeout, timeout};
-use tests::client::{Pace, check};
+use anyhow::Result;
+use common::takeover_timeout;
 use tests::runner::{Cluster, Options};
 use tests::vm::{Pair, PairOptions};
 
@@ -23,9 +22,7 @@ fn ten_failovers_in_a_row_cost_no_connection_and_each_ends_protected_again() {
 
 fn play(cluster: &Cluster) -> Result<()> {
     let mut pair = start(cluster)?;
-    let start = Instant::now();
-    let pace = Pace { client: 1, payload_size: 100, interval: Duration::from_millis(10) };
-    let load = pair.guest().journal(pace, start)?;
+    let load = common::client(&pair)?;
     for turn in 0..common::number("FT_CHAIN_FAILOVERS").unwrap_or(FAILOVERS) {
         common::must_answer(&load)?;
         let by_plan = turn % 2 == 1;
@@ -52,25 +49,12 @@ fn play(cluster: &Cluster) -> Result<()> {
             begun.elapsed().as_millis()
         );
     }
-    let history = load.stop()?;
-    let records = pair.guest().durable_history()?;
-    let verdict = check(&[history], &records);
-    ensure!(verdict.is_clean(), "promises were broken: {verdict:?}");
-    println!("{} requests acknowledged, all stored once", verdict.acknowledged);
-    Ok(())
+    common::must_have_kept(load, &pair)
 }
 
 /// A VM that knows both hosts as its standbys, and whose processes wait for it wherever it goes.
 fn start(cluster: &Cluster) -> Result<Pair<'_>> {
     let addresses = cluster.hosts().iter().map(|host| format!("standby={}:7000", host.address()));
-    let mut options = PairOptions {
-        timeout_ms: Some(u64::try_from(timeout().as_millis())?),
-        reprotect: true,
-        fields: addresses.chain(["listen=0.0.0.0:7000".to_owned()]).collect(),
-        ..PairOptions::default()
-    };
-    options.vm.memory_mib = 128;
-    let mut pair = Pair::start_unprotected(cluster, options)?;
-    pair.reprotect().context("the first join")?;
-    Ok(pair)
+    let fields = addresses.chain(["listen=0.0.0.0:7000".to_owned()]).collect();
+    common::joined(cluster, PairOptions { fields, ..common::reprotecting_options()? })
 }

@@ -8,11 +8,10 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use common::{must_answer, takeover_timeout, timeout};
-use tests::client::{Pace, check};
+use common::{must_answer, must_have_kept, takeover_timeout};
 use tests::guest::protocol::Ask;
 use tests::runner::{Cluster, Options};
-use tests::vm::{FtInfo, Pair, PairOptions, wait_until};
+use tests::vm::{FtInfo, Pair, wait_until};
 
 /// The copies differ and are made equal a few times before that.
 const MOVE_PATIENCE: Duration = Duration::from_secs(120);
@@ -26,8 +25,7 @@ fn a_vm_that_no_log_can_hold_is_kept_by_checkpoints_and_survives_its_hosts() {
 fn play(cluster: &Cluster) -> Result<()> {
     untreated(cluster).context("a kernel without section headers")?;
     let mut pair = start(cluster, None)?;
-    let pace = Pace { client: 1, payload_size: 100, interval: Duration::from_millis(10) };
-    let load = pair.guest().journal(pace, Instant::now())?;
+    let load = common::client(&pair)?;
     pair.choose_fields(&["mode=checkpoint"]);
     pair.reprotect().context("the join by checkpoints")?;
     for _ in 0..5 {
@@ -55,11 +53,7 @@ fn play(cluster: &Cluster) -> Result<()> {
     pair.primary().ask(&["ft-failover"])?;
     pair.wait_for_takeover(takeover_timeout())?;
     must_answer(&load).context("after the planned failover")?;
-    let history = load.stop()?;
-    let verdict = check(&[history], &pair.guest().durable_history()?);
-    ensure!(verdict.is_clean(), "promises were broken: {verdict:?}");
-    println!("{} requests acknowledged, all stored once", verdict.acknowledged);
-    Ok(())
+    must_have_kept(load, &pair)
 }
 
 /// A kernel in which the time-stamp reads cannot be found is one that no log can follow.
@@ -87,12 +81,7 @@ fn untreated(cluster: &Cluster) -> Result<()> {
 }
 
 fn start(cluster: &Cluster, kernel: Option<PathBuf>) -> Result<Pair<'_>> {
-    let mut options = PairOptions {
-        timeout_ms: Some(u64::try_from(timeout().as_millis())?),
-        reprotect: true,
-        ..PairOptions::default()
-    };
-    options.vm.memory_mib = 128;
+    let mut options = common::reprotecting_options()?;
     options.vm.kernel = kernel;
     Pair::start_unprotected(cluster, options)
 }

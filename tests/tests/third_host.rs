@@ -6,10 +6,9 @@ mod common;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use common::{must_answer, takeover_timeout, timeout};
-use tests::client::{Pace, check};
+use common::{must_answer, must_have_kept, takeover_timeout};
 use tests::runner::{Cluster, Options};
-use tests::vm::{Pair, PairOptions, wait_until};
+use tests::vm::{Pair, wait_until};
 
 /// Emulated hosts copy a guest within seconds.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -23,9 +22,9 @@ fn a_backup_is_moved_to_a_third_host_and_the_death_of_two_hosts_costs_nothing() 
 }
 
 fn play(cluster: &Cluster) -> Result<()> {
-    let mut pair = start(cluster)?;
-    let pace = Pace { client: 1, payload_size: 100, interval: Duration::from_millis(10) };
-    let load = pair.guest().journal(pace, Instant::now())?;
+    // It looks for its next backup by itself.
+    let mut pair = common::joined(cluster, common::reprotecting_options()?)?;
+    let load = common::client(&pair)?;
     must_answer(&load)?;
 
     let third = pair.add_standby(THIRD)?;
@@ -48,24 +47,7 @@ fn play(cluster: &Cluster) -> Result<()> {
     let takeover = pair.wait_for_takeover(takeover_timeout())?;
     ensure!(takeover.host_index == FIRST, "live on host {}", takeover.host_index);
     must_answer(&load).context("after the primary's host's death")?;
-    let history = load.stop()?;
-    let verdict = check(&[history], &pair.guest().durable_history()?);
-    ensure!(verdict.is_clean(), "promises were broken: {verdict:?}");
-    println!("{} requests acknowledged, all stored once", verdict.acknowledged);
-    Ok(())
-}
-
-/// A VM that looks for its next backup by itself, with the first one joined.
-fn start(cluster: &Cluster) -> Result<Pair<'_>> {
-    let mut options = PairOptions {
-        timeout_ms: Some(u64::try_from(timeout().as_millis())?),
-        reprotect: true,
-        ..PairOptions::default()
-    };
-    options.vm.memory_mib = 128;
-    let mut pair = Pair::start_unprotected(cluster, options)?;
-    pair.reprotect().context("the first join")?;
-    Ok(pair)
+    must_have_kept(load, &pair)
 }
 
 fn wait_for_backup(pair: &mut Pair<'_>, peer: &str) -> Result<()> {

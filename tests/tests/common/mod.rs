@@ -5,10 +5,10 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow, ensure};
-use tests::client::JournalLoad;
+use anyhow::{Context, Result, anyhow, ensure};
+use tests::client::{JournalLoad, Pace, check};
 use tests::runner::Cluster;
 use tests::vm::{Acknowledgement, Pair, PairOptions, wait_until};
 
@@ -40,8 +40,13 @@ pub fn takeover_timeout() -> Duration {
 /// A pair that is small, so that it joins soon, with its guest up. The guest boots before it is protected: only one host
 /// has the work of that.
 pub fn small_pair(cluster: &Cluster, ack: Acknowledgement) -> Result<Pair<'_>> {
-    let mut pair = small_vm(cluster, ack)?;
-    pair.reprotect()?;
+    joined(cluster, small_options(ack)?)
+}
+
+/// A pair of this, with its guest up and its first backup joined.
+pub fn joined(cluster: &Cluster, options: PairOptions) -> Result<Pair<'_>> {
+    let mut pair = Pair::start_unprotected(cluster, options)?;
+    pair.reprotect().context("the first join")?;
     Ok(pair)
 }
 
@@ -56,6 +61,29 @@ pub fn small_options(ack: Acknowledgement) -> Result<PairOptions> {
     let mut options = PairOptions { timeout_ms: Some(timeout_ms), ack, ..PairOptions::default() };
     options.vm.memory_mib = 192;
     Ok(options)
+}
+
+/// What a VM is made of that looks for its next backup by itself. It is smaller still: it joins again and again.
+pub fn reprotecting_options() -> Result<PairOptions> {
+    let mut options = small_options(Acknowledgement::Received)?;
+    options.reprotect = true;
+    options.vm.memory_mib = 128;
+    Ok(options)
+}
+
+/// A client that begins now and asks at an even pace, over one connection.
+pub fn client(pair: &Pair<'_>) -> Result<JournalLoad> {
+    let pace = Pace { client: 1, payload_size: 100, interval: Duration::from_millis(10) };
+    pair.guest().journal(pace, Instant::now())
+}
+
+/// The end of the only client: all that it was told is on the guest's disk, once.
+pub fn must_have_kept(load: JournalLoad, pair: &Pair<'_>) -> Result<()> {
+    let history = load.stop()?;
+    let verdict = check(&[history], &pair.guest().durable_history()?);
+    ensure!(verdict.is_clean(), "promises were broken: {verdict:?}");
+    println!("{} requests acknowledged, all stored once", verdict.acknowledged);
+    Ok(())
 }
 
 /// The guest answers the client, over the connection it has had all along.

@@ -1,6 +1,6 @@
 //! A pair whose shared storage is a real NFS export, mounted hard on both hosts: the arbiter's folder and the VM's disk.
 //!
-//! Owns what is different there: writes that outlive who made them.
+//! Owns what is different there: writes that outlive who made them, and a disk that stands still while all else goes on.
 
 use std::time::{Duration, Instant};
 
@@ -12,10 +12,16 @@ use tests::vm::{Acknowledgement, Arbiter, Share, pause, wait_until};
 
 use crate::scenes::Stage;
 use crate::scenes::sides::hosts;
+use crate::scenes::stalls::{longest_ms, must_be_as_before};
 use crate::{SOON, common};
 
 /// So many blocks are written round and round; few, so that each is soon overwritten.
 const SLOTS: u32 = 16;
+/// So often the disk stands still, and works again for so long.
+const DISK_STALLS: u32 = 6;
+const DISK_WORKS: Duration = Duration::from_millis(500);
+/// What the server had answered before it stopped has arrived after this time.
+const LATECOMERS: Duration = Duration::from_millis(200);
 
 type Scene = fn(&mut Stage) -> Result<()>;
 
@@ -27,7 +33,8 @@ pub fn play(cluster: &Cluster) -> Result<()> {
     options.vm.disk_on = Share::Nfs;
     let mut stage = Stage::set_with(cluster, options)?;
     println!("protected after {} ms", begun.elapsed().as_millis());
-    let scenes: [(&str, Scene); 2] = [
+    let scenes: [(&str, Scene); 3] = [
+        ("on NFS the disk stands still again and again", stands_still),
         ("on NFS the primary is killed", killed),
         ("on NFS the primary is stopped in a write", stopped_in_a_write),
     ];
@@ -39,6 +46,40 @@ pub fn play(cluster: &Cluster) -> Result<()> {
     }
     // Reads the image from the server, after the guest's end.
     stage.strike()
+}
+
+/// The server stops in its tracks, each time for less than the timeout, while the guest writes and waits for each block to be
+/// durable: nobody takes that for the end of a side, and every block is there afterwards.
+fn stands_still(stage: &mut Stage) -> Result<()> {
+    let (host, _) = hosts(stage);
+    let storage = stage.cluster.storage()?.host();
+    stage.witness.forget();
+    let before = stage.pair.ft_info()?;
+    let mut control = start_writing(stage)?;
+    for number in 0..DISK_STALLS {
+        storage.pause()?;
+        let stood_still = watch_a_stall(&mut control);
+        storage.resume()?;
+        let durable = stood_still.with_context(|| format!("in stall {number}"))?;
+        wait_for_blocks(&mut control, durable + u64::from(SLOTS))?;
+        pause(DISK_WORKS)?;
+        must_be_as_before(stage, &before).with_context(|| format!("after stall {number}"))?;
+    }
+    stop_writing(&mut control)?;
+    stage.must_answer()?;
+    must_be_as_before(stage, &before)?;
+    stage.must_have_heard(&[host])
+}
+
+/// Sees for as long as a stall lasts that no block becomes durable and the guest answers all the same; how many blocks are.
+fn watch_a_stall(control: &mut Control) -> Result<u64> {
+    // An answer of the server's may still be on its way.
+    pause(LATECOMERS)?;
+    let durable = blocks(control)?;
+    pause(Duration::from_millis(longest_ms()).saturating_sub(LATECOMERS))?;
+    let more = blocks(control)? - durable;
+    ensure!(more == 0, "{more} blocks became durable on a disk that stands still");
+    Ok(durable)
 }
 
 /// A process that is killed leaves its writes to NFS on their way: its successor waits for the fence, although it knows that
@@ -65,10 +106,7 @@ fn stopped_in_a_write(stage: &mut Stage) -> Result<()> {
     let (host, other) = hosts(stage);
     let storage = stage.cluster.storage()?.host();
     stage.witness.forget();
-    let mut control = stage.pair.guest().control()?;
-    let ask = Ask::StartDisk { block_size: 4096, slots: SLOTS };
-    ensure!(control.ask(&ask)? == Answer::Done, "the guest does not write");
-    wait_for_blocks(&mut control, u64::from(SLOTS))?;
+    let mut control = start_writing(stage)?;
     stage.must_answer()?;
 
     // A server that takes its time: whatever is written next is under way until it goes on.
@@ -87,12 +125,27 @@ fn stopped_in_a_write(stage: &mut Stage) -> Result<()> {
     let after = direct_bytes_written(stage, host)?;
     ensure!(after == before, "a primary that had lost wrote {} bytes more", after - before);
     stage.must_have_heard(&[host, other])?;
+    stop_writing(&mut control)?;
+    stage.must_answer()
+}
+
+/// The guest begins to write blocks round and round, each durable before the next.
+fn start_writing(stage: &Stage) -> Result<Control> {
+    let mut control = stage.pair.guest().control()?;
+    let ask = Ask::StartDisk { block_size: 4096, slots: SLOTS };
+    ensure!(control.ask(&ask)? == Answer::Done, "the guest does not write");
+    wait_for_blocks(&mut control, u64::from(SLOTS))?;
+    Ok(control)
+}
+
+/// The guest ends that, and finds on its disk what it wrote.
+fn stop_writing(control: &mut Control) -> Result<()> {
     control.ask(&Ask::StopDisk)?;
     match control.ask(&Ask::VerifyDisk)? {
         Answer::Durable { blocks } => println!("    {blocks} blocks are as they were written last"),
         answer => bail!("the disk is not as it was written: {answer:?}"),
     }
-    stage.must_answer()
+    Ok(())
 }
 
 fn blocks(control: &mut Control) -> Result<u64> {

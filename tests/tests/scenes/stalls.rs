@@ -1,4 +1,4 @@
-//! Either side stands still again and again, each time for less than the timeout: nothing may come of it.
+//! Either side stands still or starves again and again, each time for less than the timeout: nothing may come of it.
 //!
 //! `FT_STALL_SECONDS` says for how long (`scripts/soak stalls`); `FT_STALL_SEED` repeats the stalls of a run.
 
@@ -18,14 +18,28 @@ const CALM_MS_MAX: u64 = 1_000;
 /// How much more memory than after the first quarter either VMM may have at the end, besides the guest's.
 const GROWTH_KIB_MAX: u64 = 32 << 10;
 
-/// What stands still.
+/// What stands still, or does not get to its work.
 #[derive(Clone, Copy, Debug)]
 enum Stall {
+    /// Its process is stopped.
     Primary,
     Backup,
+    /// The whole host is: not even its kernel answers.
     PrimaryHost,
     BackupHost,
+    /// Another program has the host's processor for itself; its kernel goes on.
+    PrimaryStarved,
+    BackupStarved,
 }
+
+const STALLS: [Stall; 6] = [
+    Stall::Primary,
+    Stall::Backup,
+    Stall::PrimaryHost,
+    Stall::BackupHost,
+    Stall::PrimaryStarved,
+    Stall::BackupStarved,
+];
 
 /// No takeover, no loss, no difference between the copies, and no growth.
 pub fn stalls_below_the_timeout(stage: &mut Stage) -> Result<()> {
@@ -40,11 +54,8 @@ pub fn stalls_below_the_timeout(stage: &mut Stage) -> Result<()> {
         xxh3_64_with_seed(&draws.to_le_bytes(), seed) % limit
     };
     while start.elapsed() < time {
-        let stall = [Stall::Primary, Stall::Backup, Stall::PrimaryHost, Stall::BackupHost]
-            [usize::try_from(random(4))?];
-        // A lease lasts half of the timeout, and emulated hosts have stalls of their own.
-        let most_ms = u64::try_from(timeout().as_millis())? / 3;
-        let length = Duration::from_millis(1 + random(most_ms));
+        let stall = STALLS[usize::try_from(random(STALLS.len() as u64))?];
+        let length = Duration::from_millis(1 + random(longest_ms()));
         stand_still(stage, stall, length).with_context(|| format!("{stall:?}"))?;
         stalls += 1;
         pause(Duration::from_millis(random(CALM_MS_MAX)))?;
@@ -69,6 +80,11 @@ pub fn stalls_below_the_timeout(stage: &mut Stage) -> Result<()> {
     Ok(())
 }
 
+/// The longest stall. A lease lasts half of the timeout, and emulated hosts have stalls of their own.
+pub fn longest_ms() -> u64 {
+    u64::try_from(timeout().as_millis() / 3).unwrap_or(u64::MAX)
+}
+
 fn stand_still(stage: &mut Stage, stall: Stall, length: Duration) -> Result<()> {
     let primary = stage.pair.primary().host_index();
     match stall {
@@ -76,6 +92,8 @@ fn stand_still(stage: &mut Stage, stall: Stall, length: Duration) -> Result<()> 
         Stall::Backup => stop(stage.pair.backup().context("there is no backup")?, length),
         Stall::PrimaryHost => pause_host(stage.cluster.host(primary), length),
         Stall::BackupHost => pause_host(stage.cluster.host(1 - primary), length),
+        Stall::PrimaryStarved => starve(stage.cluster.host(primary), length),
+        Stall::BackupStarved => starve(stage.cluster.host(1 - primary), length),
     }
 }
 
@@ -95,7 +113,20 @@ fn pause_host(host: &Host, length: Duration) -> Result<()> {
     host.resume()
 }
 
-fn must_be_as_before(stage: &mut Stage, before: &tests::vm::FtInfo) -> Result<()> {
+/// A program of real-time priority never rests on the host's only processor. Linux leaves the others 50 ms of a second.
+/// Hosts that are only namespaces share the processors of this machine, with the client among others.
+fn starve(host: &Host, length: Duration) -> Result<()> {
+    if !host.is_emulated() {
+        return Ok(());
+    }
+    // Whoever ends it must come before it; it says so by the status 124.
+    let hog = "chrt -f 50 sh -c 'while :; do :; done'";
+    let limited = format!("chrt -f 60 timeout {:.3} {hog}", length.as_secs_f64());
+    host.shell(&format!("{limited}; status=$?; [ $status = 124 ] || exit $status")).map(drop)
+}
+
+/// Nothing has come of it: it is the same pair, which has been protected all along, and the VM runs.
+pub fn must_be_as_before(stage: &mut Stage, before: &tests::vm::FtInfo) -> Result<()> {
     let now = stage.pair.ft_info()?;
     ensure!(now.state == "protected", "the primary is {}", now.state);
     ensure!(now.generation == before.generation, "the generation is {}", now.generation);
