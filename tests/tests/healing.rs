@@ -62,7 +62,13 @@ fn must_heal(pair: &mut Pair<'_>, load: &JournalLoad, count: u64) -> Result<()> 
     wait_for_divergence(pair, count, PATIENCE)?;
     let begun = Instant::now();
     pair.wait_until_protected()?;
-    println!("divergence {count}: protected again after {} ms", begun.elapsed().as_millis());
+    let join = pair.ft_info()?.join.context("there was no join")?;
+    println!(
+        "divergence {count}: protected again after {} ms: {join:?}",
+        begun.elapsed().as_millis()
+    );
+    // The backup had the machine a moment ago.
+    ensure!(join.kept_pages > join.pages * 3 / 4, "most pages were sent: {join:?}");
     must_answer(load)
 }
 

@@ -42,8 +42,22 @@ pub struct FtInfo {
     pub delta_pages: u64,
     /// Times the replicas differed.
     pub divergences: u64,
+    /// The join under way, or the last one.
+    #[serde(default)]
+    pub join: Option<Join>,
     /// What happened last.
     pub last_event: Option<Occurrence>,
+}
+
+/// How far a join is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Join {
+    /// Pages looked at.
+    pub pages: u64,
+    /// Of those, pages that the backup had already.
+    pub kept_pages: u64,
+    /// Since it began, or that it took.
+    pub elapsed_ms: u64,
 }
 
 /// How much log there is.
