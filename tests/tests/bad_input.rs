@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use common::{conclude, small_vm, takeover_timeout};
+use ft::{Ack, Chunk, Link, Message, Trail, Word};
 use tests::client::{JournalLoad, Pace};
 use tests::guest::protocol::Ask;
 use tests::runner::network::CLIENT_ADDRESS;
@@ -54,6 +55,7 @@ fn play(cluster: &Cluster) -> Result<()> {
         "solo",
         &[
             ("vm: backups that are none", backups_that_are_none),
+            ("vm: backups that talk nonsense", backups_that_talk_nonsense),
             ("vm: a backup of another build", backup_of_another_build),
             ("vm: backups that do not fit", backups_that_do_not_fit),
             ("vm: a second VM on its disk, its tap, its socket", second_vm_on_the_same_things),
@@ -270,6 +272,56 @@ fn backups_that_are_none(subject: &mut Subject) -> Result<()> {
     let no_arbiter =
         format!("role=primary,peer={},arbiter=file:/nowhere", subject.address(1, 7999));
     subject.refused(&["ft-enable", &no_arbiter], "the arbiter's directory /nowhere cannot be used")
+}
+
+/// They greet as they should, and then say what has no place there.
+fn backups_that_talk_nonsense(subject: &mut Subject) -> Result<()> {
+    let kept = |first_frame, pages| {
+        Message::Word(Word::Kept { first_frame, digests: vec![[1; 8]; pages] })
+    };
+    let impossible = Ack { received: 1 << 40, executed: 1 << 40, ..Ack::default() };
+    let chunk = Chunk {
+        number: 1,
+        start_moment: 0,
+        end_moment: 1,
+        outputs: Trail::default(),
+        records: Vec::new(),
+    };
+    let welcome = || Message::Word(Word::Welcome);
+    for (words, part) in [
+        (vec![kept(1 << 40, 1)], "a list of pages that the VM does not have"),
+        (vec![kept(0, 9), kept(8, 1)], "a list of pages that the VM does not have"),
+        (vec![kept(0, 0)], "a list of pages that the VM does not have"),
+        (vec![welcome(), kept(0, 3)], "a list of 3 pages from frame 0 on while Copying"),
+        (vec![Message::Word(Word::Live { generation: 9 })], "while Greeting"),
+        (vec![welcome(), Message::Word(Word::Ack(impossible))], "an impossible acknowledgement"),
+        (vec![welcome(), Message::Append(chunk)], "a log from the backup"),
+    ] {
+        let listener =
+            subject.cluster.client_namespace().run(|| TcpListener::bind((CLIENT_ADDRESS, 0)))?;
+        let address = listener.local_addr()?;
+        let talking = std::thread::spawn(move || talk(&listener, &words));
+        subject.refused_join(address, "", part)?;
+        talking.join().map_err(|_| anyhow::anyhow!("the listener's thread failed"))??;
+    }
+    Ok(())
+}
+
+/// Hears a primary's greeting, says these words, and listens until it hangs up.
+fn talk(listener: &TcpListener, words: &[Message]) -> Result<()> {
+    let (mut stream, _) = listener.accept()?;
+    let mut link = Link::backup();
+    let mut bytes = vec![0; 64 << 10];
+    while link.next_message()?.is_none() {
+        let count = stream.read(&mut bytes)?;
+        ensure!(count > 0, "the primary hung up before it had greeted");
+        link.push(&bytes[..count]);
+    }
+    for word in words {
+        stream.write_all(&link.seal(word)?)?;
+    }
+    let _ = std::io::copy(&mut stream, &mut std::io::sink());
+    Ok(())
 }
 
 /// One byte more, and it is not the same program.
