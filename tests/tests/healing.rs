@@ -19,8 +19,8 @@ const READINGS: u64 = 2;
 const KERNEL_BASE: u64 = 0xffff_ffff_8000_0000;
 const PATIENCE: Duration = Duration::from_secs(90);
 /// A register that was flipped differs at the next moment or not at all: the guest was about to give it another value.
-const FLIP_PATIENCE: Duration = Duration::from_secs(10);
-const FLIPS_MAX: u32 = 6;
+const FLIP_PATIENCE: Duration = Duration::from_secs(6);
+const FLIPS_MAX: u32 = 10;
 
 #[test]
 fn copies_that_differ_are_made_equal_again_and_the_next_takeover_loses_nothing() {
@@ -104,22 +104,18 @@ fn flip_a_byte(pair: &mut Pair<'_>, cluster: &Cluster) -> Result<()> {
 /// Changes a register of the backup's processor behind everybody's back, until it is found.
 fn flip_a_register(pair: &mut Pair<'_>, cluster: &Cluster, count: u64) -> Result<()> {
     let program = binaries()?.join("flip-register").display().to_string();
+    let mut said = String::new();
     for _ in 0..FLIPS_MAX {
         let backup = pair.backup().context("there is no backup")?;
         let order = Order::new([program.clone(), backup.pid().to_string()]);
         let output = cluster.host(backup.host_index()).run(order)?;
-        ensure!(
-            output.ended.success(),
-            "{:?}: {}\n{}",
-            output.ended,
-            output.stderr.trim(),
-            pair.describe()
-        );
-        println!("    {}", output.stdout.trim());
+        // What is found late is thrown away just while it is to be flipped again: that is no failure.
+        said = [output.stdout.trim(), output.stderr.trim()].concat();
+        println!("    {said}");
         match wait_for_divergence(pair, count, FLIP_PATIENCE) {
             Ok(()) => return Ok(()),
             Err(error) => println!("    not found: {}", error.root_cause()),
         }
     }
-    bail!("{FLIPS_MAX} flips, none was found\n{}", pair.describe())
+    bail!("{FLIPS_MAX} flips and none was found; the last one: {said}\n{}", pair.describe())
 }

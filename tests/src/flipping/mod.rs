@@ -7,9 +7,10 @@ pub mod captive;
 pub mod find;
 
 use std::path::Path;
+use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 use captive::{Captive, WORD_SIZE};
 
@@ -28,6 +29,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Where `r15` is among the words. A compiler takes it last of those registers that a function must preserve, and Linux's idle
 /// loop gets along without it: if the guest waits for an interrupt, it differs whenever the guest comes back to that.
 const R15: usize = 15;
+/// So often it is looked at, until it is not zero. Linux clears its registers when it begins with an interrupt, and has the
+/// old ones back afterwards: whatever is done to a register in between is soon forgotten.
+const LOOKS: u32 = 100;
+const LOOK_INTERVAL: Duration = Duration::from_millis(17);
 /// The lowest bit: a pointer still leads to memory that is there, and the guest does not just crash.
 const BIT: u64 = 1;
 
@@ -41,7 +46,7 @@ pub struct Flipped {
 }
 
 /// Flips a bit of `r15` of the VM that the VMM with this process number runs or follows. It does so while the VMM's thread
-/// waits for something, and so while its guest stands at a moment.
+/// waits for something, and so while its guest stands at a moment; if it can, at one where the guest has a use for `r15`.
 ///
 /// # Errors
 /// There is no such process, it has no virtual CPU, its thread does not come to wait, or KVM refuses. The VMM then is as it
@@ -50,13 +55,20 @@ pub fn flip_register(pid: i32) -> Result<Flipped> {
     let process = Path::new("/proc").join(pid.to_string());
     let thread = find::thread(&process, THREAD)?;
     let descriptor = u64::try_from(find::descriptor(&process, DESCRIPTOR)?)?;
-    let mut captive = Captive::take(thread, PATIENCE, |call| call == libc::SYS_futex as u64)?;
-    let flipped = flip(&mut captive, descriptor);
-    captive.release()?;
-    flipped
+    for looks_left in (0..LOOKS).rev() {
+        let mut captive = Captive::take(thread, PATIENCE, |call| call == libc::SYS_futex as u64)?;
+        let flipped = flip(&mut captive, descriptor, looks_left == 0);
+        captive.release()?;
+        if let Some(flipped) = flipped? {
+            return Ok(flipped);
+        }
+        sleep(LOOK_INTERVAL);
+    }
+    bail!("r15 was looked at {LOOKS} times, and never flipped")
 }
 
-fn flip(captive: &mut Captive, descriptor: u64) -> Result<Flipped> {
+/// Flips the bit, unless all of `r15` is zero and that is to be left alone.
+fn flip(captive: &mut Captive, descriptor: u64, even_zero: bool) -> Result<Option<Flipped>> {
     let place = captive.scratch(REGISTERS);
     let request = |captive: &mut Captive, name: &str, request: u64| -> Result<()> {
         let result = captive.call(libc::SYS_ioctl as u64, [descriptor, request, place])?;
@@ -66,11 +78,14 @@ fn flip(captive: &mut Captive, descriptor: u64) -> Result<Flipped> {
     let register = place + (R15 * WORD_SIZE) as u64;
     request(captive, "KVM_GET_REGS", KVM_GET_REGS)?;
     let before = captive.read_word(register)?;
+    if before == 0 && !even_zero {
+        return Ok(None);
+    }
     captive.write_word(register, before ^ BIT)?;
     request(captive, "KVM_SET_REGS", KVM_SET_REGS)?;
     captive.write_word(register, before)?;
     request(captive, "KVM_GET_REGS", KVM_GET_REGS)?;
     let after = captive.read_word(register)?;
     ensure!(after == before ^ BIT, "KVM says that r15 is {after:#x}, and it was {before:#x}");
-    Ok(Flipped { before, after })
+    Ok(Some(Flipped { before, after }))
 }
