@@ -4,6 +4,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use ft::Compression;
 use proptest::option::of;
 use proptest::prelude::*;
 
