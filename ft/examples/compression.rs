@@ -21,11 +21,14 @@ const AT_LEAST: Duration = Duration::from_secs(2);
 /// Bodies that are longer are cut to these lengths, to see from where on packing pays.
 const CUTS_BYTES: [usize; 6] = [64, 128, 256, 512, 1024, 4096];
 
+type Pack = dyn FnMut(&[u8]) -> Vec<u8>;
+type Unpack = dyn FnMut(&[u8], usize) -> Vec<u8>;
+
 /// One way to pack a body, and to unpack it to a length that is known.
 struct Candidate {
     name: &'static str,
-    pack: Box<dyn FnMut(&[u8]) -> Vec<u8>>,
-    unpack: Box<dyn FnMut(&[u8], usize) -> Vec<u8>>,
+    pack: Box<Pack>,
+    unpack: Box<Unpack>,
 }
 
 fn candidates() -> [Candidate; 3] {

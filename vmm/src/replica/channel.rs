@@ -214,6 +214,27 @@ mod tests {
     }
 
     #[test]
+    fn what_travels_is_counted_as_it_travels() {
+        for compression in ft::Compression::ALL {
+            let (mut primary, mut backup) = pair();
+            primary.link = Link::primary(1).packing(compression);
+            let records = vec![5; 64 << 10];
+            let (outputs, plain_bytes) = (ft::Trail::default(), records.len() as u64);
+            let chunk = ft::Chunk { number: 1, start_moment: 0, end_moment: 1, outputs, records };
+            let message = Message::Append(chunk);
+            primary.send(&message).unwrap();
+            let mut messages = Vec::new();
+            while messages.is_empty() {
+                primary.flush();
+                messages = receive_some(&mut backup).messages;
+            }
+            assert_eq!(messages, [message]);
+            assert_eq!(backup.bytes_received, primary.bytes_sent);
+            assert_eq!(primary.bytes_sent > plain_bytes, compression == ft::Compression::Off);
+        }
+    }
+
+    #[test]
     fn bytes_of_another_protocol_are_damage_and_no_panic() {
         let (primary, mut backup) = pair();
         (&primary.stream).write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
