@@ -188,7 +188,7 @@ impl BackupDriver {
     }
 
     fn prepare(&mut self, world: &mut World) {
-        self.has_remains = self.stream % 3 > 0;
+        self.has_remains = !self.stream.is_multiple_of(3);
         if !world.is(Break::KeepOldState) {
             let remains = self.has_remains.then(|| self.machine.remains());
             self.machine = remains.unwrap_or_else(Toy::blank);
