@@ -240,8 +240,11 @@ proptest! {
         let mut writer = FrameWriter::packing(Compression::Lz4);
         let mut reader = FrameReader::new();
         let kinds = bodies.iter().filter_map(|(_, kind)| Kind::from_number(*kind));
-        let sent: Vec<u8> =
-            bodies.iter().zip(kinds).flat_map(|((body, _), kind)| writer.frame(kind, 1, 2, body)).collect();
+        let sent: Vec<u8> = bodies
+            .iter()
+            .zip(kinds)
+            .flat_map(|((body, _), kind)| writer.frame(kind, 1, 2, body))
+            .collect();
         let mut came = vec![];
         for part in sent.chunks(slice) {
             reader.push(part);
