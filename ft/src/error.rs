@@ -87,6 +87,27 @@ pub enum FrameError {
         /// The frame.
         sequence: u64,
     },
+    /// A way of packing that this build does not know.
+    #[error("frame {sequence} is packed in way {packing}, which this build does not know")]
+    Packing {
+        /// The frame.
+        sequence: u64,
+        /// How its body is packed.
+        packing: u8,
+    },
+    /// A packed body that is not what it claims to be, or where none may be.
+    #[error(
+        "the {length} bytes in frame {sequence} do not unpack to the {plain} bytes that it claims, \
+         or may not be packed"
+    )]
+    Unpacked {
+        /// The frame.
+        sequence: u64,
+        /// Bytes of the packed body.
+        length: usize,
+        /// Bytes it claims to unpack to.
+        plain: usize,
+    },
     /// A kind of frame that this build does not know.
     #[error("frame {sequence} is of kind {kind}, which this build does not know")]
     Kind {

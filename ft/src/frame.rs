@@ -3,12 +3,13 @@
 //! A frame is a header of 64 bytes and a body. Each header names the checksum of the header before
 //! it, so that the frames of one log or one direction of a channel form a chain: none can be lost,
 //! doubled, exchanged or altered unseen. (Against accidents, that is, not against an attacker.)
-//! What a body means belongs to `chunk`, `prologue` and `message`.
+//! What a body means belongs to `chunk`, `prologue` and `message`, how one is packed to `packing`.
 
 use alloc::vec::Vec;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::FrameError;
+use crate::packing::{self, Compression};
 
 /// First four bytes of every frame.
 pub const MAGIC: [u8; 4] = *b"CHFT";
@@ -16,7 +17,7 @@ pub const MAGIC: [u8; 4] = *b"CHFT";
 pub const FORMAT_VERSION: u16 = 1;
 /// Bytes of a header.
 pub const HEADER_SIZE: usize = 64;
-/// Bytes a body may have.
+/// Bytes a body may have, packed or not.
 pub const BODY_BYTES_MAX: usize = 4 << 20;
 
 /// What a frame's body is. Numbers are never used again.
@@ -51,16 +52,33 @@ impl Kind {
             _ => None,
         }
     }
+
+    /// Whether a body of this kind may be packed. The others are few or small, and each has a
+    /// limit far below a chunk's, which a packed body would have to be held against too.
+    fn may_be_packed(self) -> bool {
+        match self {
+            Self::Append => true,
+            Self::Prologue | Self::Message | Self::Heartbeat => false,
+        }
+    }
 }
+
+/// The number of a body that is not packed. The others are `packing`'s.
+const NOT_PACKED: u8 = 0;
 
 /// A header's fields, in the order of their bytes, little-endian, without padding.
 #[derive(Clone, Copy, Debug)]
 struct Header {
     kind: u8,
+    /// How the body is packed: [`NOT_PACKED`], or a number of `packing`'s.
+    packing: u8,
     generation: u64,
     sequence: u64,
     moment: u64,
+    /// Bytes of the body as they travel.
     body_length: u32,
+    /// Bytes of the body when it is unpacked; 0 if it is not packed.
+    plain_length: u32,
     parent: u64,
     body_checksum: u64,
     checksum: u64,
@@ -81,9 +99,9 @@ impl Header {
         };
         put(&MAGIC);
         put(&FORMAT_VERSION.to_le_bytes());
-        put(&[self.kind, 0]);
+        put(&[self.kind, self.packing]);
         put(&self.body_length.to_le_bytes());
-        put(&[0; 4]);
+        put(&self.plain_length.to_le_bytes());
         put(&self.generation.to_le_bytes());
         put(&self.sequence.to_le_bytes());
         put(&self.moment.to_le_bytes());
@@ -99,7 +117,7 @@ impl Header {
         (self.to_bytes(), self.checksum)
     }
 
-    /// Reads a header whose checksum, magic, version and reserved fields are right.
+    /// Reads a header whose checksum, magic and version are right.
     fn from_bytes(bytes: &[u8; HEADER_SIZE], after: u64) -> Result<Self, FrameError> {
         let u64_at = |offset: usize| {
             bytes
@@ -109,7 +127,7 @@ impl Header {
         };
         let first = u64_at(0).to_le_bytes();
         let second = u64_at(8);
-        let [a, b, c, d, version_low, version_high, kind, reserved] = first;
+        let [a, b, c, d, version_low, version_high, kind, packing] = first;
         if [a, b, c, d] != MAGIC {
             return Err(FrameError::Magic);
         }
@@ -119,19 +137,54 @@ impl Header {
         }
         let header = Self {
             kind,
+            packing,
             generation: u64_at(16),
             sequence: u64_at(24),
             moment: u64_at(32),
             body_length: second as u32,
+            plain_length: (second >> 32) as u32,
             parent: u64_at(40),
             body_checksum: u64_at(48),
             checksum: u64_at(56),
         };
         let (_, checksum) = header.sealed();
-        if checksum != header.checksum || reserved != 0 || second >> 32 != 0 {
+        let strays = header.packing == NOT_PACKED && header.plain_length != 0;
+        if checksum != header.checksum || strays {
             return Err(FrameError::Header { after });
         }
         Ok(header)
+    }
+
+    /// The frame's kind, if a frame of it may be as long and packed as this one is. Nothing has
+    /// been allocated for it before.
+    fn checked_kind(&self) -> Result<Kind, FrameError> {
+        let Self { sequence, packing, .. } = *self;
+        let kind =
+            Kind::from_number(self.kind).ok_or(FrameError::Kind { sequence, kind: self.kind })?;
+        let (length, plain) = (self.body_length as usize, self.plain_length as usize);
+        if let Some(length) = [length, plain].into_iter().find(|length| *length > BODY_BYTES_MAX) {
+            return Err(FrameError::TooLong { length, max: BODY_BYTES_MAX });
+        }
+        match packing {
+            NOT_PACKED => Ok(kind),
+            packing::LZ4 if kind.may_be_packed() && packing::is_possible(length, plain) => Ok(kind),
+            packing::LZ4 => Err(FrameError::Unpacked { sequence, length, plain }),
+            _ => Err(FrameError::Packing { sequence, packing }),
+        }
+    }
+
+    /// The body from the bytes that travelled.
+    fn unpacked(&self, body: &[u8]) -> Result<Vec<u8>, FrameError> {
+        let Self { sequence, .. } = *self;
+        if self.packing == NOT_PACKED {
+            return Ok(body.to_vec());
+        }
+        let plain = self.plain_length as usize;
+        packing::unpack(body, plain).ok_or(FrameError::Unpacked {
+            sequence,
+            length: body.len(),
+            plain,
+        })
     }
 }
 
@@ -146,7 +199,7 @@ pub struct Frame {
     pub sequence: u64,
     /// The chunk's start moment in an [`Kind::Append`]; else where the sender is.
     pub moment: u64,
-    /// The body.
+    /// The body, unpacked.
     pub body: Vec<u8>,
 }
 
@@ -155,6 +208,7 @@ pub struct Frame {
 pub struct FrameWriter {
     next_sequence: u64,
     parent: u64,
+    compression: Compression,
 }
 
 impl FrameWriter {
@@ -164,6 +218,12 @@ impl FrameWriter {
         Self::default()
     }
 
+    /// Starts a chain whose large bodies are packed.
+    #[must_use]
+    pub fn packing(compression: Compression) -> Self {
+        Self { compression, ..Self::default() }
+    }
+
     /// The bytes of the next frame.
     ///
     /// # Panics
@@ -171,12 +231,19 @@ impl FrameWriter {
     /// If the body is larger than a frame may be. Chunks and messages never are.
     pub fn frame(&mut self, kind: Kind, generation: u64, moment: u64, body: &[u8]) -> Vec<u8> {
         assert!(body.len() <= BODY_BYTES_MAX, "a frame's body is bounded");
+        let packed = if kind.may_be_packed() { self.compression.pack(body) } else { None };
+        let (packing, plain_length, sent) = match &packed {
+            Some(packed) => (packing::LZ4, body.len() as u32, packed.as_slice()),
+            None => (NOT_PACKED, 0, body),
+        };
         let header = Header {
             kind: kind.number(),
+            packing,
             generation,
             sequence: self.next_sequence,
             moment,
-            body_length: body.len() as u32,
+            body_length: sent.len() as u32,
+            plain_length,
             parent: self.parent,
             body_checksum: xxh3_64(body),
             checksum: 0,
@@ -184,9 +251,9 @@ impl FrameWriter {
         let (head, checksum) = header.sealed();
         self.next_sequence += 1;
         self.parent = checksum;
-        let mut bytes = Vec::with_capacity(HEADER_SIZE + body.len());
+        let mut bytes = Vec::with_capacity(HEADER_SIZE + sent.len());
         bytes.extend_from_slice(&head);
-        bytes.extend_from_slice(body);
+        bytes.extend_from_slice(sent);
         bytes
     }
 }
@@ -260,25 +327,17 @@ impl FrameReader {
         if header.parent != self.parent {
             return Err(FrameError::Chain { sequence });
         }
-        let kind = Kind::from_number(header.kind)
-            .ok_or(FrameError::Kind { sequence, kind: header.kind })?;
+        let kind = header.checked_kind()?;
         let length = header.body_length as usize;
-        if length > BODY_BYTES_MAX {
-            return Err(FrameError::TooLong { length, max: BODY_BYTES_MAX });
-        }
         let Some(body) = rest.get(..length) else {
             return Ok(None);
         };
-        if xxh3_64(body) != header.body_checksum {
+        let body = header.unpacked(body)?;
+        if xxh3_64(&body) != header.body_checksum {
             return Err(FrameError::Body { sequence });
         }
-        let frame = Frame {
-            kind,
-            generation: header.generation,
-            sequence,
-            moment: header.moment,
-            body: body.to_vec(),
-        };
+        let (generation, moment) = (header.generation, header.moment);
+        let frame = Frame { kind, generation, sequence, moment, body };
         self.next_sequence = sequence + 1;
         self.parent = header.checksum;
         self.consumed += HEADER_SIZE + length;

@@ -12,6 +12,7 @@ use crate::error::{DecodeError, Divergence, FrameError, Mismatch};
 use crate::event::Trail;
 use crate::frame::{Frame, FrameReader, FrameWriter, Kind, read_single};
 use crate::kept::PageDigest;
+use crate::packing::Compression;
 use crate::prologue::Prologue;
 
 /// Bytes that a message other than a prologue or a chunk may have.
@@ -207,6 +208,13 @@ impl Link {
         Self { writer: FrameWriter::new(), reader: FrameReader::new(), generation: None }
     }
 
+    /// The same end, with the large bodies that it sends packed. What it receives may be packed or
+    /// not, whatever is said here. To be called before anything is sent.
+    #[must_use]
+    pub fn packing(self, compression: Compression) -> Self {
+        Self { writer: FrameWriter::packing(compression), ..self }
+    }
+
     /// The bytes to send for a message.
     ///
     /// # Errors
@@ -321,6 +329,27 @@ mod tests {
         stranger.push(&Link::primary(6).seal(&ping).unwrap());
         let error = MessageError::Generation { expected: 5, found: 6 };
         assert_eq!(stranger.next_message(), Err(error));
+    }
+
+    #[test]
+    fn whoever_packs_is_understood_by_whoever_does_not() {
+        let chunk = Chunk {
+            number: 1,
+            start_moment: 4,
+            end_moment: 9,
+            outputs: Trail { count: 2, digest: 3 },
+            records: vec![5; 4096],
+        };
+        let message = Message::Append(chunk);
+        let sealed = |compression| Link::primary(1).packing(compression).seal(&message).unwrap();
+        let (plain, packed) = (sealed(Compression::Off), sealed(Compression::Lz4));
+        assert_eq!(plain, Link::primary(1).seal(&message).unwrap());
+        assert!(packed.len() * 10 < plain.len());
+        for bytes in [plain, packed] {
+            let mut backup = Link::backup();
+            backup.push(&bytes);
+            assert_eq!(backup.next_message(), Ok(Some(message.clone())));
+        }
     }
 
     #[test]

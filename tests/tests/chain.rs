@@ -1,6 +1,8 @@
 //! A VM that outlives one host after the other: ten times it changes hosts, by murder and by plan in turn, and each time it
 //! finds its next backup by itself.
 //!
+//! Its stream is packed, whoever sends it: the survivors protect it as it was protected.
+//!
 //! One client keeps one connection from the first life to the last. `FT_CHAIN_FAILOVERS` says another number than ten.
 
 mod common;
@@ -13,6 +15,7 @@ use tests::runner::{Cluster, Options};
 use tests::vm::{Pair, PairOptions};
 
 const FAILOVERS: u64 = 10;
+const FIELDS: [&str; 2] = ["listen=0.0.0.0:7000", "compression=lz4"];
 
 #[test]
 fn ten_failovers_in_a_row_cost_no_connection_and_each_ends_protected_again() {
@@ -55,6 +58,6 @@ fn play(cluster: &Cluster) -> Result<()> {
 /// A VM that knows both hosts as its standbys, and whose processes wait for it wherever it goes.
 fn start(cluster: &Cluster) -> Result<Pair<'_>> {
     let addresses = cluster.hosts().iter().map(|host| format!("standby={}:7000", host.address()));
-    let fields = addresses.chain(["listen=0.0.0.0:7000".to_owned()]).collect();
+    let fields = addresses.chain(FIELDS.map(str::to_owned)).collect();
     common::joined(cluster, PairOptions { fields, ..common::reprotecting_options()? })
 }

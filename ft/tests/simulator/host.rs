@@ -13,6 +13,9 @@ use crate::primary_driver::PrimaryDriver;
 use crate::queue::Due;
 use crate::world::World;
 
+/// Where a frame says how its body is packed.
+const PACKING_AT: usize = 7;
+
 /// What can lie in an inbox.
 #[derive(Debug)]
 pub enum Inbox {
@@ -290,7 +293,7 @@ impl Process {
             return world.close(stream, 0);
         };
         self.joins = world.is(Break::TwoJoins) && !second;
-        let mut link = Link::primary(generation);
+        let mut link = Link::primary(generation).packing(world.compression);
         if second {
             for action in actions {
                 if let Action::Send(message) = action {
@@ -438,6 +441,7 @@ impl Process {
     fn send(&mut self, world: &mut World, message: &Message) {
         for Connection { stream, end, link } in &mut self.links {
             let bytes = link.seal(message).expect("within all bounds");
+            world.checker.tally.packed += u64::from(bytes[PACKING_AT] != 0);
             world.send(*stream, *end, Some(bytes));
         }
     }

@@ -115,6 +115,7 @@ fn every_seed_keeps_the_promise() {
         assert!(total.takeovers > seeds / 3 && total.wins > seeds / 3, "the faults do not bite");
         assert!(total.protections > seeds * 2 && total.deepest > 6, "there are no chains");
         assert!(total.while_copied > seeds, "machines stand still while they are copied");
+        assert!(total.packed > seeds, "hardly anything is packed");
         assert!(total.moves > seeds / 20 && total.undecided > seeds / 500, "nothing moves");
         assert!(total.lost() < seeds / 40, "too many runs are excused");
         assert!(total.lost_anyway <= seeds / 1000, "a single failure cost too many machines");

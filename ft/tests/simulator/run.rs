@@ -1,6 +1,6 @@
 //! One run: processes on a few hosts, one of which has the machine, from a seed.
 
-use ft::{AckMode, Patience, Primary, Purpose, Settings};
+use ft::{AckMode, Compression, Patience, Primary, Purpose, Settings};
 
 use crate::backup_driver::{BackupDriver, standbys};
 use crate::breaks::Break;
@@ -107,6 +107,8 @@ impl Run {
             None => plan(&mut rng, hosts),
         };
         let mut world = World::new(rng, hosts);
+        // Every other run, and not drawn: all that is drawn stays what it was.
+        world.compression = Compression::ALL[(seed % 2) as usize];
         world.broken = broken;
         world.trace = traced.then(Vec::new);
         world.disk_bound_us = disk_bound_us;

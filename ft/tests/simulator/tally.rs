@@ -24,6 +24,8 @@ pub struct Tally {
     pub deepest: u64,
     /// Outputs that left while the machine was being copied.
     pub while_copied: u64,
+    /// Frames whose body was packed.
+    pub packed: u64,
     /// Machines lost to a second failure, by what it was.
     pub excused: BTreeMap<&'static str, u64>,
     /// Those of them in runs that put second failures off.
@@ -44,6 +46,7 @@ impl Tally {
         self.exposures += other.exposures;
         self.deepest = self.deepest.max(other.deepest);
         self.while_copied += other.while_copied;
+        self.packed += other.packed;
         self.lost_anyway += other.lost_anyway;
         for (why, count) in &other.excused {
             *self.excused.entry(why).or_default() += count;
@@ -59,11 +62,12 @@ impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { seeds, takeovers, wins, promises, joins, protections, .. } = self;
         let Self { exposed_us, exposures, deepest, while_copied, moves, undecided, .. } = self;
+        let packed = self.packed;
         write!(
             f,
             "{seeds} seeds: {takeovers} takeovers, {wins} wins and {promises} promises for the \
              primary; {moves} moves, {undecided} of unknown end; {joins} joins, \
-             {while_copied} outputs while they copied, {protections} protections, {} ms from one to the next, up to generation {deepest}; {} machines lost \
+             {while_copied} outputs while they copied, {packed} frames packed, {protections} protections, {} ms from one to the next, up to generation {deepest}; {} machines lost \
              to a second failure ({} though it was put off)",
             exposed_us / 1000 / exposures.max(&1),
             self.lost(),

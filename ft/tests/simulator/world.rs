@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use ft::Answer;
+use ft::{Answer, Compression};
 
 use crate::breaks::Break;
 use crate::checker::Checker;
@@ -48,6 +48,8 @@ pub struct World {
     pub hosts: Vec<Host>,
     pub arbiter: Arbiter,
     pub disk: BTreeMap<u64, u64>,
+    /// What primaries do with large parts of their streams.
+    pub compression: Compression,
     /// The longest that a disk write may take.
     pub disk_bound_us: u64,
     pub next_process: u64,
@@ -92,6 +94,7 @@ impl World {
             hosts: clocks.into_iter().map(host).collect(),
             arbiter: Arbiter::default(),
             disk: BTreeMap::new(),
+            compression: Compression::Off,
             disk_bound_us: 60_000,
             next_process: 1,
             lazy: 0,

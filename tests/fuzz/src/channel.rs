@@ -4,8 +4,10 @@
 //! as they are, and as the description of frames whose checksums are right.
 
 use arbitrary::{Arbitrary, Unstructured};
-use ft::{FrameReader, FrameWriter, Heartbeat, Kind, Link, Message};
+use ft::frame::HEADER_SIZE;
+use ft::{Compression, FrameReader, FrameWriter, Heartbeat, Kind, Link, Message};
 use vmm::description::Description;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// A frame, or something that stands where one should.
 #[derive(Arbitrary, Debug)]
@@ -25,6 +27,16 @@ struct Stream {
     pieces: Vec<Piece>,
     slice: u8,
     damage: Option<(u16, u8)>,
+    /// Something that claims to be a packed chunk, on a stream of its own.
+    packed: Packed,
+}
+
+#[derive(Arbitrary, Debug)]
+struct Packed {
+    kind: u8,
+    packing: u8,
+    plain_length: u32,
+    body: Vec<u8>,
 }
 
 pub(crate) fn run(data: &[u8]) {
@@ -37,7 +49,25 @@ pub(crate) fn run(data: &[u8]) {
     {
         *byte ^= change;
     }
-    read(&bytes, usize::from(stream.slice) * 16 + 1);
+    let slice = usize::from(stream.slice) * 16 + 1;
+    read(&bytes, slice);
+    read(&forged(&stream.packed), slice);
+}
+
+/// The frame that `packed` describes, with checksums that are right if it can be unpacked at all.
+fn forged(packed: &Packed) -> Vec<u8> {
+    let mut bytes = FrameWriter::new().frame(Kind::Append, 1, 0, &packed.body);
+    let plain_length = packed.plain_length % (ft::frame::BODY_BYTES_MAX as u32 + 2);
+    bytes[6] = packed.kind % 6;
+    bytes[7] = packed.packing % 3;
+    bytes[12..16].copy_from_slice(&plain_length.to_le_bytes());
+    let mut plain = vec![0; plain_length as usize];
+    if lz4_flex::block::decompress_into(&packed.body, &mut plain).is_ok() {
+        bytes[48..56].copy_from_slice(&xxh3_64(&plain).to_le_bytes());
+    }
+    let checksum = xxh3_64(&bytes[..HEADER_SIZE - 8]);
+    bytes[HEADER_SIZE - 8..HEADER_SIZE].copy_from_slice(&checksum.to_le_bytes());
+    bytes
 }
 
 fn framed(pieces: &[Piece]) -> Vec<u8> {
@@ -73,6 +103,7 @@ fn read(bytes: &[u8], slice: usize) {
     assert_eq!(messages(Link::backup(), bytes, slice), whole, "slices make a difference");
     messages(Link::primary(1), bytes, slice);
     let mut writer = Link::primary(1);
+    let (mut packer, mut unpacker) = (Link::primary(1).packing(Compression::Lz4), Link::backup());
     for message in &whole {
         look_into(message);
         // What was read can be sent on, and is then read as the same.
@@ -80,6 +111,8 @@ fn read(bytes: &[u8], slice: usize) {
         let mut frames = FrameReader::new();
         frames.push(&sealed);
         assert!(frames.partial_bytes() == sealed.len());
+        unpacker.push(&packer.seal(message).expect("packed it fits as well"));
+        assert_eq!(unpacker.next_message(), Ok(Some(message.clone())), "packing changed it");
     }
 }
 

@@ -38,6 +38,10 @@ pub struct FtInfo {
     pub slowdown_percent: u64,
     /// The log.
     pub log: LogTraffic,
+    /// Bytes of the stream that carries the log and all other messages, as they travel: sent
+    /// (primary) or received (backup) since it was opened; 0 while there is none.
+    #[serde(default)]
+    pub wire_bytes: u64,
     /// Outputs that wait for an acknowledgement now.
     pub outputs_held: u64,
     /// How long outputs waited.

@@ -88,6 +88,9 @@ fn log(text: &mut Exposition, info: &FtInfo) {
     for (kind, bytes) in &info.log.bytes_by_kind {
         text.sample(name, &[("kind", kind)], bytes);
     }
+    let help =
+        "Bytes of the stream between the two, packed if they are: sent, or at the backup received.";
+    text.single("vmm_ft_wire_bytes_total", "counter", help, info.wire_bytes);
 }
 
 fn outputs(text: &mut Exposition, info: &FtInfo) {
@@ -137,6 +140,7 @@ mod tests {
                 bytes_by_kind: [("packet".into(), 4_000), ("tick".into(), 1_000)].into(),
                 ..LogTraffic::default()
             },
+            wire_bytes: 3_210,
             outputs_held: 2,
             output_delay_us: OutputDelayUs { p50: 412, p99: 1_300_000 },
             deltas: 4,

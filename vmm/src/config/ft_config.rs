@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use ft::Compression;
 use serde::{Deserialize, Serialize};
 
 use super::ft_fields::FtFields;
@@ -36,6 +37,8 @@ pub struct FtConfig {
     pub reprotect: bool,
     /// Bytes a second that a join may copy at most; as fast as it goes if absent.
     pub join_bandwidth: Option<u64>,
+    /// What the primary does with large parts of the stream. Only a primary's.
+    pub compression: Compression,
     /// Moments from one digest of the device state in the log to the next.
     pub digest_every: u64,
     /// The port of the UDP heartbeats; that of the TCP channel if absent.
@@ -157,7 +160,8 @@ impl FtConfig {
         [,listen=<address:port>][,mode=auto|replay|checkpoint][,checkpoint_ms=25]\
         [,ack=received|verified][,heartbeat_ms=50][,timeout_ms=500]\
         [,connect_timeout_ms=5000][,max_lag_ms=100][,log_buffer=64M][,digest_every=10000]\
-        [,join_bandwidth=<bytes a second>][,udp_port=<port>] | role=backup,listen=<address:port>[,arbiter=…][,log_buffer=64M]\
+        [,join_bandwidth=<bytes a second>][,compression=off|lz4][,udp_port=<port>] | \
+        role=backup,listen=<address:port>[,arbiter=…][,log_buffer=64M]\
         [,udp_port=<port>] | record=<file>[,log_buffer=64M][,digest_every=10000] | replay=<file>";
 
     /// A configuration of `mode` with every default.
@@ -172,6 +176,7 @@ impl FtConfig {
             standbys: Vec::new(),
             reprotect: true,
             join_bandwidth: None,
+            compression: Compression::Off,
             digest_every: Self::DIGEST_EVERY_DEFAULT,
             udp_port: None,
         }

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use ft::Compression;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::arbiter::ArbiterFields;
@@ -70,6 +71,8 @@ pub(crate) struct FtFields {
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "number_or_size")]
     join_bandwidth: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    compression: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     digest_every: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     udp_port: Option<u16>,
@@ -98,6 +101,7 @@ impl FtFields {
             max_lag_ms: options.take_as("max_lag_ms", MILLISECONDS)?,
             log_buffer: options.take_size("log_buffer")?,
             join_bandwidth: options.take_size("join_bandwidth")?,
+            compression: options.take("compression"),
             digest_every: options.take_as("digest_every", "a whole number of moments")?,
             udp_port: options.take_as("udp_port", "a port from 1 to 65535")?,
             ..FtFields::default()
@@ -129,6 +133,7 @@ impl FtFields {
         text.push_some("max_lag_ms", self.max_lag_ms);
         text.push_some("log_buffer", self.log_buffer.map(print_size));
         text.push_some("join_bandwidth", self.join_bandwidth.map(print_size));
+        text.push_some("compression", self.compression.as_ref());
         text.push_some("digest_every", self.digest_every);
         text.push_some("udp_port", self.udp_port);
         text.finish()
@@ -211,6 +216,7 @@ impl FtFields {
             ("connect_timeout_ms", self.connect_timeout_ms.is_some(), primary, PRIMARY),
             ("max_lag_ms", self.max_lag_ms.is_some(), primary, PRIMARY),
             ("join_bandwidth", self.join_bandwidth.is_some(), primary, "role=primary"),
+            ("compression", self.compression.is_some(), primary, PRIMARY),
             ("udp_port", self.udp_port.is_some(), pair, PAIR),
             ("log_buffer", self.log_buffer.is_some(), logs, "a VM that logs or follows a log"),
             ("digest_every", self.digest_every.is_some(), digests, "role=primary or record="),
@@ -244,6 +250,12 @@ impl FtFields {
             ));
         }
         Ok(method)
+    }
+
+    fn read_compression(&self) -> Result<Compression, ConfigError> {
+        let Some(text) = self.compression.as_deref() else { return Ok(Compression::default()) };
+        let compression = Compression::ALL.into_iter().find(|kind| kind.name() == text);
+        compression.ok_or_else(|| bad_value("compression", text, "off or lz4"))
     }
 
     fn read_arbiter(&self, mode: &FtMode) -> Result<Option<Arbiter>, ConfigError> {
@@ -338,6 +350,7 @@ impl TryFrom<FtFields> for FtConfig {
             reprotect: fields.reprotect.unwrap_or(true),
             log_buffer,
             join_bandwidth: fields.join_bandwidth,
+            compression: fields.read_compression()?,
             digest_every,
             udp_port: fields.udp_port,
             mode,
@@ -373,6 +386,7 @@ impl From<FtConfig> for FtFields {
                 fields.max_lag_ms = Some(config.timings.max_lag_ms);
                 fields.digest_every = Some(config.digest_every);
                 fields.join_bandwidth = config.join_bandwidth;
+                fields.compression = Some(config.compression.name().to_owned());
             }
             FtMode::Backup { listen } => {
                 fields.role = Some("backup".into());

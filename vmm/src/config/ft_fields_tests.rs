@@ -116,6 +116,33 @@ fn a_mode_that_cannot_be_is_refused_in_a_sentence() {
 }
 
 #[test]
+fn a_primary_may_pack_the_stream() {
+    assert_eq!(parse(PRIMARY).compression, Compression::Off);
+    for compression in Compression::ALL {
+        let config = parse(&format!("{PRIMARY},compression={}", compression.name()));
+        assert_eq!(config.compression, compression);
+        assert_eq!(FtConfig::parse(&config.to_options()), Ok(config.clone()));
+        // What a backup is told, and protects by once the VM is its own.
+        let json = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<FtConfig>(&json).unwrap(), config);
+    }
+    let json = r#"{"role":"primary","peer":"b:1","arbiter":"none","compression":"lz4"}"#;
+    assert_eq!(serde_json::from_str::<FtConfig>(json).unwrap().compression, Compression::Lz4);
+    for bad in ["LZ4", "zstd", "on", "lz4:9"] {
+        let sentence_of_it = sentence(&format!("{PRIMARY},compression={bad}"));
+        let expected = format!("--ft: compression={bad} cannot be read: off or lz4 is needed.");
+        assert_eq!(sentence_of_it, expected);
+        assert!(json_sentence(&json.replace("lz4", bad)).contains(&expected));
+    }
+    assert_eq!(
+        sentence("role=backup,listen=0.0.0.0:1,compression=lz4"),
+        "--ft: compression= belongs to role=primary; a backup takes it from its primary; leave it \
+         out here (this is a backup)."
+    );
+    assert!(sentence("record=run.log,compression=lz4").contains("compression= belongs to"));
+}
+
+#[test]
 fn a_backup_needs_only_where_to_listen() {
     let config = parse("role=backup,listen=0.0.0.0:7000");
     assert_eq!(config.mode, FtMode::Backup { listen: "0.0.0.0:7000".parse().unwrap() });

@@ -4,6 +4,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use ft::Compression;
 use proptest::option::of;
 use proptest::prelude::*;
 
@@ -102,7 +103,7 @@ prop_compose! {
         max_lag_ms in 1..=3_600_000_u64,
         (method, checkpoint_ms) in method(),
         log_buffer in (1_u64 << 20)..=(64 << 30),
-        digest_every in 1..=u64::MAX,
+        (digest_every, compression) in (1..=u64::MAX, prop::sample::select(&Compression::ALL[..])),
         udp_port in of(1..=u16::MAX),
     ) -> FtConfig {
         let timeout_ms = 4 * heartbeat_ms + patience;
@@ -120,6 +121,7 @@ prop_compose! {
             },
             log_buffer,
             join_bandwidth: None,
+            compression,
             standbys: Vec::new(),
             reprotect: true,
             digest_every,

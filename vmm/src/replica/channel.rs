@@ -1,7 +1,7 @@
 //! The stream between two replicas: messages in order over TCP, never waiting.
 //!
-//! Owns the socket and what is not written yet. What is read is bounded by one frame; what is
-//! written is bounded by the log's limit, which `ft` keeps.
+//! Owns the socket and what is not written yet. What is read is bounded by one frame, and by what
+//! one turn of reading may unpack; what is written is bounded by the log's limit, which `ft` keeps.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
@@ -14,7 +14,8 @@ use crate::error::Error;
 
 /// Bytes read from the socket at once.
 const READ_BYTES: usize = 256 << 10;
-/// Bytes read before the event loop's other sources have their turn.
+/// Bytes read, or unpacked from what was read, before the event loop's other sources have their
+/// turn. Only the last read of a turn can unpack to more than that.
 const READ_TURN_BYTES: usize = 4 << 20;
 
 /// What came of reading.
@@ -38,6 +39,8 @@ pub struct Channel {
     buffer: Vec<u8>,
     /// Bytes sent so far.
     pub bytes_sent: u64,
+    /// Bytes received so far.
+    pub bytes_received: u64,
 }
 
 impl Channel {
@@ -53,7 +56,15 @@ impl Channel {
         prepare()
             .map_err(|error| Error::Channel(format!("the channel cannot be set up: {error}")))?;
         let buffer = vec![0; READ_BYTES];
-        Ok(Self { stream, link, unsent: VecDeque::new(), sent: 0, buffer, bytes_sent: 0 })
+        Ok(Self {
+            stream,
+            link,
+            unsent: VecDeque::new(),
+            sent: 0,
+            buffer,
+            bytes_sent: 0,
+            bytes_received: 0,
+        })
     }
 
     /// Where the other side is.
@@ -117,9 +128,10 @@ impl Channel {
                     break;
                 }
                 Ok(count) => {
-                    left = left.saturating_sub(count);
+                    self.bytes_received += count as u64;
                     self.link.push(&self.buffer[..count]);
-                    self.take_messages(&mut received);
+                    let unpacked = self.take_messages(&mut received);
+                    left = left.saturating_sub(count.max(unpacked));
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -133,14 +145,21 @@ impl Channel {
         received
     }
 
-    fn take_messages(&mut self, received: &mut Received) {
+    /// Takes what is whole, and says how many bytes of log that is.
+    fn take_messages(&mut self, received: &mut Received) -> usize {
+        let mut log_bytes = 0;
         loop {
             match self.link.next_message() {
-                Ok(Some(message)) => received.messages.push(message),
-                Ok(None) => return,
+                Ok(Some(message)) => {
+                    if let Message::Append(chunk) = &message {
+                        log_bytes += chunk.records.len();
+                    }
+                    received.messages.push(message);
+                }
+                Ok(None) => return log_bytes,
                 Err(error) => {
                     received.damaged = Some(error.to_string());
-                    return;
+                    return log_bytes;
                 }
             }
         }
@@ -192,6 +211,27 @@ mod tests {
         assert_eq!(messages, stamps);
         drop(primary);
         assert!(receive_some(&mut backup).closed);
+    }
+
+    #[test]
+    fn what_travels_is_counted_as_it_travels() {
+        for compression in ft::Compression::ALL {
+            let (mut primary, mut backup) = pair();
+            primary.link = Link::primary(1).packing(compression);
+            let records = vec![5; 64 << 10];
+            let (outputs, plain_bytes) = (ft::Trail::default(), records.len() as u64);
+            let chunk = ft::Chunk { number: 1, start_moment: 0, end_moment: 1, outputs, records };
+            let message = Message::Append(chunk);
+            primary.send(&message).unwrap();
+            let mut messages = Vec::new();
+            while messages.is_empty() {
+                primary.flush();
+                messages = receive_some(&mut backup).messages;
+            }
+            assert_eq!(messages, [message]);
+            assert_eq!(backup.bytes_received, primary.bytes_sent);
+            assert_eq!(primary.bytes_sent > plain_bytes, compression == ft::Compression::Off);
+        }
     }
 
     #[test]

@@ -50,6 +50,7 @@ impl Shell {
                 info.slowdown_percent = side.lag_loop.percent();
                 info.ack = side.ack();
                 info.peer = Some(side.peer.clone());
+                info.wire_bytes = side.channel.as_ref().map_or(0, |channel| channel.bytes_sent);
                 info.outputs_held = side.outputs_held();
                 let (p50, p99) = side.delays_us();
                 info.output_delay_us = OutputDelayUs { p50, p99 };
@@ -62,6 +63,7 @@ impl Shell {
                 info.generation = side.backup.generation();
                 info.ack = side.ack();
                 info.peer = Some(side.peer());
+                info.wire_bytes = side.channel.as_ref().map_or(0, |channel| channel.bytes_received);
                 info.outputs_held = side.outputs_held();
                 info.mode = protection(info.state, side.method());
             }

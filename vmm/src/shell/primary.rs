@@ -151,7 +151,8 @@ impl Shell {
             prologue(described, running, DigestMode::EveryChunk, settings, protection)?;
         prologue.arbiter =
             side.config.arbiter.as_ref().map_or_else(String::new, Arbiter::to_options);
-        let channel = Channel::new(stream, Link::primary(side.primary.generation()))?;
+        let link = Link::primary(side.primary.generation()).packing(side.config.compression);
+        let channel = Channel::new(stream, link)?;
         let peer =
             channel.peer().ok_or_else(|| Error::Channel("the backup hung up at once".into()))?;
         let port = side.config.udp_port.unwrap_or(peer.port());
