@@ -18,6 +18,7 @@
 mod cpuid;
 mod error;
 mod exit;
+mod heap;
 mod kick;
 mod kvm;
 mod msr;
@@ -32,6 +33,7 @@ mod vm;
 pub use cpuid::{Cpuid, CpuidEntry, CpuidPolicy, check_cpuid, guest_cpuid, guest_cpuid_with};
 pub use error::{Error, Result};
 pub use exit::{Exit, FaultInfo, FaultKind, IoData};
+pub use heap::keep_freed_memory;
 pub use kick::{Kicker, boottime_ms, monotonic_ns};
 pub use kvm::Kvm;
 pub use msr::{accept_unknown_msr_write, answer_unknown_msr};

@@ -14,6 +14,7 @@ const NAME: &str = "cloud-hypervisor";
 const BAD_COMMAND_LINE: u8 = 2;
 
 fn main() -> ExitCode {
+    hypervisor::keep_freed_memory();
     let invocation = match parse(std::env::args_os()) {
         Ok(Parsed::Run(invocation)) => invocation,
         Ok(Parsed::Print(text)) => return print(NAME, &text),
