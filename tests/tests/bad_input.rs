@@ -77,11 +77,9 @@ fn play(cluster: &Cluster) -> Result<()> {
 type Trial = fn(&mut Subject) -> Result<()>;
 
 impl Subject<'_> {
-    /// After each trial the VM answers, and the state is this one. `FT_SCENES` chooses trials by words in their names.
+    /// After each trial the VM answers, and the state is this one. Trials are chosen like scenes.
     fn try_all(&mut self, state: &str, trials: &[(&str, Trial)]) -> Result<()> {
-        let chosen = std::env::var("FT_SCENES").unwrap_or_default();
-        let chosen = |name: &str| chosen.split(',').any(|word| name.contains(word));
-        for (name, trial) in trials.iter().filter(|(name, _)| chosen(name)) {
+        for (name, trial) in trials.iter().filter(|(name, _)| common::is_chosen(name)) {
             let begun = Instant::now();
             let tried = trial(self).and_then(|()| self.must_be(state));
             tried.with_context(|| format!("{name}\n{}", self.pair.describe()))?;

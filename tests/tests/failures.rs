@@ -30,12 +30,7 @@ fn play_on(cluster: &Cluster, ack: Acknowledgement, scenes: &[(&str, Scene)]) ->
     let begun = Instant::now();
     let mut stage = Stage::set(cluster, ack)?;
     println!("protected after {} ms", begun.elapsed().as_millis());
-    // For work on one scene: those that have one of these words in their names.
-    let chosen = std::env::var("FT_SCENES").unwrap_or_default();
-    for (name, scene) in scenes {
-        if !chosen.split(',').any(|word| name.contains(word)) {
-            continue;
-        }
+    for (name, scene) in scenes.iter().filter(|(name, _)| common::is_chosen(name)) {
         let begun = Instant::now();
         let played = scene(&mut stage).and_then(|()| stage.must_be_sound());
         played.with_context(|| format!("{name}\n{}", stage.describe()))?;

@@ -1,4 +1,6 @@
-//! A recorded run of a stock kernel, replayed: the promise that everything else is built on.
+//! A recorded run of a stock kernel, replayed: the promise that everything else is built on. `FT_REPLAYS` says how often.
+
+mod common;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,6 +14,7 @@ use tests::vm::{GuestClient, SingleVm, VmOptions, VmmProcess, wait_until};
 
 /// What the recorded run must have at least.
 const MOMENTS: u64 = 100_000;
+/// Unless another number is asked for.
 const REPLAYS: usize = 3;
 const RECORDING_TIMEOUT: Duration = Duration::from_secs(300);
 const REPLAY_TIMEOUT: Duration = Duration::from_secs(400);
@@ -25,9 +28,10 @@ fn a_recorded_run_replays_three_times_with_equal_registers_devices_memory_and_co
     let summary = summary(&log);
     holds_what_it_should(&summary);
 
+    let count = common::number("FT_REPLAYS").map_or(REPLAYS, |count| count as usize);
     // Two at a time, one a host; a replay has neither disk nor tap and needs none.
-    for first in (0..REPLAYS).step_by(2) {
-        let replays: Vec<_> = (first..REPLAYS.min(first + 2))
+    for first in (0..count).step_by(2) {
+        let replays: Vec<_> = (first..count.min(first + 2))
             .map(|number| (Instant::now(), replay(&cluster, number % 2, &log)))
             .collect();
         for (start, mut vmm) in replays {

@@ -26,6 +26,19 @@ pub fn number(variable: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{variable} is '{text}', which is no number")))
 }
 
+/// Whether a scene is to be played: for work on one, `FT_SCENES` names words of which its name must have one; a sample leaves
+/// those out whose names have one of the words of `FT_SCENES_LEFT_OUT`.
+pub fn is_chosen(scene: &str) -> bool {
+    let has_a_word_of = |variable: &str| {
+        let words = std::env::var(variable).unwrap_or_default();
+        let mut words = words.split(',').filter(|word| !word.is_empty()).peekable();
+        words.peek()?;
+        Some(words.any(|word| scene.contains(word)))
+    };
+    has_a_word_of("FT_SCENES").unwrap_or(true)
+        && !has_a_word_of("FT_SCENES_LEFT_OUT").unwrap_or(false)
+}
+
 /// A seed that no run had before.
 pub fn seed_of_now() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);

@@ -38,7 +38,7 @@ pub fn play(cluster: &Cluster) -> Result<()> {
         ("on NFS the primary is killed", killed),
         ("on NFS the primary is stopped in a write", stopped_in_a_write),
     ];
-    for (name, scene) in scenes {
+    for (name, scene) in scenes.iter().filter(|(name, _)| common::is_chosen(name)) {
         let begun = Instant::now();
         let played = scene(&mut stage).and_then(|()| stage.must_be_sound());
         played.with_context(|| format!("{name}\n{}", stage.describe()))?;
