@@ -134,10 +134,12 @@ fn every_service_of_the_guest_answers_and_the_disk_keeps_what_was_acknowledged()
         println!("{program:?}: {answer:?}");
         assert!(matches!(answer, Answer::Took { duration_ns } if duration_ns > 0));
     }
-    control.ask(&Ask::StartRewriting { mib: 4 }).unwrap();
-    control.ask(&Ask::Statistics).unwrap();
-    let Answer::Rewritten { pages } = control.ask(&Ask::StopRewriting).unwrap() else { panic!() };
-    assert!(pages > 0);
+    // A guest on a machine that is busy may not come to write before it is told to stop.
+    assert!((1..=20).any(|attempt| {
+        control.ask(&Ask::StartRewriting { mib: 4 }).unwrap();
+        sleep(attempt * Duration::from_millis(100));
+        matches!(control.ask(&Ask::StopRewriting).unwrap(), Answer::Rewritten { pages } if pages > 0)
+    }));
 
     control.ask(&Ask::StartDisk { block_size: 4096, slots: 32 }).unwrap();
     let loads = [1, 2].map(|client| {
