@@ -2,8 +2,8 @@
 //! what differs, which is how a backup that diverged, or lost its primary to a cut, is whole again in
 //! little time.
 //!
-//! Owns the memory between two joins, and telling the primary what is in it. Does not own the
-//! comparison, which is the primary's.
+//! Owns the memory between two joins, and telling the primary what is in it: no machine runs in it
+//! then. Does not own the comparison, which is the primary's.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
