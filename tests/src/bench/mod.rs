@@ -72,16 +72,10 @@ fn compare(
     }
     let during = passes::measure(&pair, sections)?;
     let info = pair.ft_info()?;
-    let channel = passes::channel_round_trip_us(cluster)?;
     pair.primary().ask(&["ft-disable"])?;
     let after = passes::measure(&pair, sections)?;
     table::print(&before, &during, &after);
     table::print_log(&during, &info);
-    if let [Some(before), Some(during), Some(after)] =
-        [&before, &during, &after].map(|pass| pass.traffic.as_ref())
-    {
-        table::print_delay([before, during, after], channel);
-    }
     Ok(())
 }
 

@@ -4,12 +4,11 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use super::Section;
 use crate::client::{BulkOutcome, Percentiles, compute, echo_round_trips_us};
 use crate::guest::protocol::{Answer, Ask, COMPUTE_PORT, ECHO_PORT, Program};
-use crate::runner::Cluster;
 use crate::vm::{FtInfo, Pair, pause};
 
 const ROUNDS: u64 = 200_000_000;
@@ -18,7 +17,6 @@ const PROGRAM_REPEATS: usize = 3;
 const ECHOES: usize = 300;
 const ECHO_SIZE: usize = 64;
 const BULK_TIME: Duration = Duration::from_secs(6);
-const PINGS: u32 = 50;
 const IDLE_TIME: Duration = Duration::from_secs(10);
 
 /// What a pass measured; what was not asked for is not there.
@@ -155,20 +153,6 @@ fn transfer(pair: &Pair<'_>, transfer: impl FnOnce() -> Result<BulkOutcome>) -> 
     Ok(Transfer { bytes, bytes_per_second: bytes * 1e6 / outcome.duration_us.max(1) as f64, log })
 }
 
-/// How long a packet takes from one host to the other and back: the least that an output can wait for the other host.
-pub(super) fn channel_round_trip_us(cluster: &Cluster) -> Result<f64> {
-    let line = format!("ping -q -c {PINGS} -i 0.1 {}", cluster.host(1).address());
-    let said = cluster.host(0).shell(&line)?;
-    mean_us(&said).with_context(|| format!("ping said: {said}"))
-}
-
-/// The mean of the times in the last line of `ping`.
-fn mean_us(said: &str) -> Option<f64> {
-    let times = said.lines().rev().find(|line| line.contains("min/avg/max"))?.split_once('=')?.1;
-    let mean: f64 = times.split('/').nth(1)?.trim().parse().ok()?;
-    Some(mean * 1e3)
-}
-
 /// Watches a VM that is left alone.
 pub(super) fn idle(pair: &Pair<'_>) -> Result<Idle> {
     let interrupts = || Ok::<_, anyhow::Error>(pair.guest().statistics()?.interrupts);
@@ -194,14 +178,6 @@ fn growth(before: &FtInfo, after: &FtInfo) -> LogGrowth {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_mean_time_of_ping_is_read() {
-        let said = "--- 10.0.0.2 ping statistics ---\n3 packets transmitted\n\
-                    round-trip min/avg/max = 0.270/1.250/3.117 ms\n";
-        assert_eq!(mean_us(said), Some(1250.0));
-        assert_eq!(mean_us("ping: bad address"), None);
-    }
 
     #[test]
     fn the_median_is_the_middle_one() {

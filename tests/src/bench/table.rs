@@ -55,19 +55,6 @@ pub(super) fn print_log(during: &Pass, info: &FtInfo) {
     );
 }
 
-/// Prints what protection adds to a round trip, and how much that is of the channel's own.
-pub(super) fn print_delay([before, during, after]: [&Traffic; 3], channel_us: f64) {
-    let added =
-        |of: &dyn Fn(&Traffic) -> u64| of(during) as f64 - (of(before) + of(after)) as f64 / 2.0;
-    let p50_us = added(&|traffic| traffic.echo.p50_us);
-    let p99_us = added(&|traffic| traffic.echo.p99_us);
-    println!(
-        "protection adds to a round trip: p50 {p50_us:.0} us, p99 {p99_us:.0} us; a ping from host to host takes \
-         {channel_us:.0} us, p50 is {:.2} of it",
-        p50_us / channel_us
-    );
-}
-
 fn print_transfer(what: &str, transfer: &Transfer) {
     println!(
         "log per byte that the guest {what}: {:.3}; without deltas {:.3} ({})",
