@@ -95,7 +95,7 @@ fn nobody_else_is_asked_to_protect_while_a_backup_may_still_take_over() {
 }
 
 #[test]
-fn who_promised_asks_for_nothing_so_the_pair_after_it_may_use_its_generation() {
+fn a_promise_ends_a_generation_without_a_question_and_who_gave_it_never_asks_one() {
     let divergence = Divergence::TimeAsked { moment: 3 };
     for promise in [Word::Left, Word::Diverged(divergence.clone())] {
         let mut primary = Primary::new(0, VM, 4);
@@ -110,7 +110,8 @@ fn who_promised_asks_for_nothing_so_the_pair_after_it_may_use_its_generation() {
         assert_eq!(backup.state(), BackupState::Halted);
         primary.step(20, word(promise));
         protect(&mut primary, 30);
-        assert_eq!(primary.generation(), 4);
+        assert_eq!(primary.generation(), 5);
+        assert_eq!(asks(&primary.step(35, Event::Closed)), Some(6));
         backup.step(40, Event::Closed);
         for now_ms in (50..20_000).step_by(50) {
             let actions = [backup.tick(now_ms), backup.drained(now_ms)].concat();

@@ -327,7 +327,7 @@ fn disabling_waits_for_the_promise() {
     let actions = backup.step(15, word(Word::Leave));
     assert_eq!(actions[..2], [Word::Left.into(), Action::Halt(HaltReason::Left)]);
     let actions = primary.step(20, word(Word::Left));
-    assert!(actions.contains(&Action::GoSolo { generation: 4 }));
+    assert!(actions.contains(&Action::GoSolo { generation: 5 }));
     assert!(primary.disable(30).is_err());
 }
 
@@ -370,7 +370,7 @@ fn a_divergence_found_by_the_backup_ends_the_protection_loudly() {
     let mut primary = protected(AckMode::Received);
     let actions = primary.step(11, word(Word::Diverged(divergence.clone())));
     assert!(actions.contains(&Action::Report(Happening::Diverged(divergence))));
-    let (generation, why) = (4, SoloReason::Diverged);
+    let (generation, why) = (5, SoloReason::Diverged);
     assert!(actions.contains(&Action::Report(Happening::Solo { generation, why })));
 }
 
@@ -384,7 +384,7 @@ fn a_divergence_found_by_the_primary_lets_no_diverged_output_out() {
     assert_eq!(actions[1..], [Word::Leave.into()]);
     assert_eq!(releases(&primary.step(11, ack(1, 1, 10))), None, "its word counts no more");
     let actions = primary.step(12, word(Word::Left));
-    assert!(actions.contains(&Action::GoSolo { generation: 4 }));
+    assert!(actions.contains(&Action::GoSolo { generation: 5 }));
 }
 
 #[test]

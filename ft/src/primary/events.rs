@@ -47,19 +47,20 @@ impl Primary {
             (Word::Ack(ack), Greeting | Copying | Protecting | Protected | Leaving | Yielding) => {
                 self.on_ack(now_ms, &ack, out);
             }
-            (Word::Left, Leaving) => {
-                self.go_solo(self.generation, SoloReason::Left, out);
-            }
-            (Word::Diverged(divergence), Copying | Protecting | Protected | Leaving) => {
+            // It has not been asked to protect yet: there was no pair.
+            (Word::Diverged(divergence), Copying) => {
                 out.push(Action::Report(Happening::Diverged(divergence)));
                 self.go_solo(self.generation, SoloReason::Diverged, out);
             }
-            // Either side may have claimed the next generation already: it is used up.
-            (Word::Diverged(divergence), Yielding | Holding) => {
+            // A pair ends here, and its generation with it. Where outputs are held already, either
+            // side may have claimed the next one: the promise has used that up.
+            (Word::Diverged(divergence), Protecting | Protected | Leaving | Yielding | Holding) => {
                 out.push(Action::Report(Happening::Diverged(divergence)));
                 self.go_solo(self.generation + 1, SoloReason::Diverged, out);
             }
-            (Word::Left, Holding) => self.go_solo(self.generation + 1, SoloReason::Left, out),
+            (Word::Left, Leaving | Holding) => {
+                self.go_solo(self.generation + 1, SoloReason::Left, out);
+            }
             (Word::Live { generation }, Yielding | Holding) => {
                 self.halt(HaltReason::HandedOver { generation }, out);
             }

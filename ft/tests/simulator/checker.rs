@@ -23,6 +23,8 @@ pub struct Checker {
     /// What the world has seen: index in the machine's whole history, digest up to there.
     released: BTreeMap<u64, u64>,
     live: (u64, u64),
+    /// The generation of the newest pair.
+    pair: u64,
     registers: HashMap<(usize, u64), u64>,
     states: HashMap<(usize, u64), u64>,
     /// Outputs whose log the backup holds, and has executed, by stream.
@@ -76,6 +78,15 @@ impl Checker {
             }
             _ => {}
         }
+    }
+
+    /// A machine is protected: by a pair whose generation no pair before it had.
+    pub fn pair_began(&mut self, generation: u64) {
+        if generation <= self.pair {
+            let last = self.pair;
+            self.fail(format!("a pair in generation {generation} after one in {last}"));
+        }
+        self.pair = generation;
     }
 
     pub fn emitted(&mut self, before: Trail, all: &[Emitted], now_us: u64) {

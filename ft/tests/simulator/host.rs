@@ -399,6 +399,11 @@ impl Process {
                 if let Role::Primary(driver) = &mut self.role {
                     driver.standbys.observe(now_ms, &happening);
                     driver.observe(&happening);
+                    if let Happening::Protected { generation } = happening
+                        && !driver.purpose.is_move()
+                    {
+                        world.checker.pair_began(generation);
+                    }
                     world.checker.reported(&happening, world.now_us);
                 }
                 if happening == Happening::Undecided {
