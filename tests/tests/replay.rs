@@ -51,6 +51,8 @@ fn a_recorded_run_replays_three_times_with_equal_registers_devices_memory_and_co
 fn record(cluster: &Cluster, log: &Path) -> String {
     let options = VmOptions {
         arguments: vec!["--ft".to_owned(), format!("record={}", log.display())],
+        // A recording has all that a stock kernel does.
+        quick_boot: false,
         ..VmOptions::default()
     };
     let start = Instant::now();

@@ -33,7 +33,8 @@ fn a_vm_stands_still_while_paused_and_ends_well_at_the_power_button() {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let cluster = Cluster::start(&Options::new(1).unwrap()).unwrap();
     let start = Instant::now();
-    let mut vm = SingleVm::start(&cluster, 0, &VmOptions::default()).unwrap();
+    let options = VmOptions { quick_boot: false, ..VmOptions::default() };
+    let mut vm = SingleVm::start(&cluster, 0, &options).unwrap();
     println!("services up after {} ms", start.elapsed().as_millis());
     let guest = vm.guest();
     let load = load(guest, 1, start);

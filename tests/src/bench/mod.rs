@@ -3,6 +3,7 @@
 //! Owns the order of the measurements: what is unprotected is measured before and after, so that a machine that gets
 //! slower or faster meanwhile is seen. Asserts nothing: a machine may be busy with other things.
 
+mod channel;
 mod moves;
 mod passes;
 mod table;
@@ -64,6 +65,8 @@ fn compare(
 ) -> Result<()> {
     let mut pair = Pair::start_unprotected(cluster, pair_options(256))?;
     pause(SETTLING)?;
+    let channel =
+        if wanted(&Section::Network) { Some(channel::round_trips(cluster)?) } else { None };
     let before = passes::measure(&pair, sections)?;
     pair.reprotect()?;
     if wanted(&Section::Idle) {
@@ -75,12 +78,15 @@ fn compare(
     pair.primary().ask(&["ft-disable"])?;
     let after = passes::measure(&pair, sections)?;
     table::print(&before, &during, &after);
+    if let Some(channel) = &channel {
+        table::print_output_delay([&before, &during, &after], channel);
+    }
     table::print_log(&during, &info);
     Ok(())
 }
 
 fn pair_options(memory_mib: u32) -> PairOptions {
-    let vm = VmOptions { memory_mib, ..VmOptions::default() };
+    let vm = VmOptions { memory_mib, quick_boot: false, ..VmOptions::default() };
     PairOptions { vm, timeout_ms: Some(TIMEOUT_MS), ..PairOptions::default() }
 }
 

@@ -3,6 +3,7 @@
 //! Owns the layout. A ratio is protected / unprotected, where unprotected is the mean of before and after.
 
 use super::passes::{Idle, LogGrowth, Pass, Traffic, Transfer, Work};
+use crate::client::Percentiles;
 use crate::vm::FtInfo;
 
 /// Prints what three passes measured, side by side.
@@ -38,6 +39,26 @@ fn print_row(what: &str, unit: &str, [before, during, after]: [f64; 3]) {
     println!(
         "{what:<28} {before:>10.3} {unit:<5} {during:>10.3} {unit:<5} {after:>10.3} {unit:<5} {ratio:>7.3}"
     );
+}
+
+/// Prints how much longer a round trip takes under protection, in round trips of the channel, which are the least it can be.
+pub(super) fn print_output_delay(passes: [&Pass; 3], channel: &Percentiles) {
+    let [Some(before), Some(during), Some(after)] = passes.map(|pass| pass.traffic.as_ref()) else {
+        return;
+    };
+    println!(
+        "the channel's round trip: p50 {} us, p99 {} us (TCP, between the hosts)",
+        channel.p50_us, channel.p99_us
+    );
+    let row = |rank: &str, value: &dyn Fn(&Percentiles) -> u64| {
+        let [before, during, after] =
+            [before, during, after].map(|traffic| value(&traffic.echo) as f64);
+        let delay = during - (before + after) / 2.0;
+        let ratio = delay / value(channel).max(1) as f64;
+        println!("output delay, {rank}: {delay:.0} us, {ratio:.2} of the channel's round trip");
+    };
+    row("p50", &|trips| trips.p50_us);
+    row("p99", &|trips| trips.p99_us);
 }
 
 /// Prints what the log grew by during the protected pass, and how long outputs waited for the backup.

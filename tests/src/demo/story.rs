@@ -74,7 +74,7 @@ impl<'a> Act<'a> {
             "Host A boots a VM: {} as Debian ships it, {MEMORY_MIB} MiB, a disk, a network card. Nothing protects it yet.",
             place.guest_kernel
         ));
-        let vm = VmOptions { memory_mib: MEMORY_MIB, ..VmOptions::default() };
+        let vm = VmOptions { memory_mib: MEMORY_MIB, quick_boot: false, ..VmOptions::default() };
         // All times are those that a user gets who chooses none.
         let options = PairOptions { vm, ack: plan.ack, timeout_ms: None, ..PairOptions::default() };
         let pair = waiting(timeline, "the VM boots", || Pair::start_unprotected(cluster, options))?;

@@ -34,6 +34,9 @@ pub struct VmOptions {
     pub address_index: usize,
     /// The kernel; the stock one, as ELF, if not given.
     pub kernel: Option<PathBuf>,
+    /// Whether the kernel is told to leave out what costs an emulated guest ten seconds of its boot, and no test is about:
+    /// the mitigations of its processor's faults, and the self-tests of its ciphers.
+    pub quick_boot: bool,
     /// More words for the kernel's command line.
     pub cmdline: Vec<String>,
     /// More words for the VMM's command line.
@@ -48,6 +51,7 @@ impl Default for VmOptions {
             disk_on: Share::default(),
             address_index: 0,
             kernel: None,
+            quick_boot: true,
             cmdline: Vec::new(),
             arguments: Vec::new(),
         }
@@ -107,7 +111,9 @@ impl VmOptions {
         let mut words = format!(
             "console=ttyS0 quiet panic=-1 lpj=4000000 ft.ip={address}/{PREFIX_LENGTH} ft.gw={CLIENT_ADDRESS}"
         );
-        for word in &self.cmdline {
+        let quick: &[&str] =
+            if self.quick_boot { &["mitigations=off", "cryptomgr.notests"] } else { &[] };
+        for word in quick.iter().copied().chain(self.cmdline.iter().map(String::as_str)) {
             words.push(' ');
             words.push_str(word);
         }
@@ -244,6 +250,8 @@ mod tests {
         let vm =
             VmOptions { cmdline: vec!["ft.run=workload:cpu".to_owned()], ..VmOptions::default() };
         assert!(vm.kernel_words().ends_with(" ft.run=workload:cpu"));
-        assert!(vm.kernel_words().contains("ft.ip=10.77.0.101/24"));
+        assert!(vm.kernel_words().contains("ft.ip=10.77.0.101/24 mitigations=off "));
+        let whole = VmOptions { quick_boot: false, ..vm };
+        assert!(whole.kernel_words().ends_with("ft.gw=10.77.0.1 ft.run=workload:cpu"));
     }
 }
