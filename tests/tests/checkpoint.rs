@@ -1,6 +1,6 @@
 //! A VM that is kept by checkpoints: because its operator says so, because its kernel is one that cannot be treated, and
 //! because a program in its guest does what no log holds, again and again. Neither the death of a host nor a planned move
-//! costs the connection or a request.
+//! costs the connection or a request, nor is it protected any less while it boots anew.
 
 mod common;
 
@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use common::{must_answer, must_have_kept, takeover_timeout};
 use tests::guest::protocol::Ask;
 use tests::runner::{Cluster, Options};
-use tests::vm::{FtInfo, Pair, wait_until};
+use tests::vm::{Acknowledgement, FtInfo, Pair, wait_until};
 
 /// The copies differ and are made equal a few times before that.
 const MOVE_PATIENCE: Duration = Duration::from_secs(120);
@@ -24,7 +24,7 @@ fn a_vm_that_no_log_can_hold_is_kept_by_checkpoints_and_survives_its_hosts() {
 
 fn play(cluster: &Cluster) -> Result<()> {
     untreated(cluster).context("a kernel without section headers")?;
-    let mut pair = start(cluster, None)?;
+    let mut pair = start(cluster, Acknowledgement::Verified, None)?;
     let load = common::client(&pair)?;
     pair.choose_fields(&["mode=checkpoint"]);
     pair.reprotect().context("the join by checkpoints")?;
@@ -65,7 +65,7 @@ fn untreated(cluster: &Cluster) -> Result<()> {
         image.get_mut(field).context("the kernel is no ELF file")?.fill(0);
     }
     std::fs::write(&kernel, image)?;
-    let mut pair = start(cluster, Some(kernel))?;
+    let mut pair = start(cluster, Acknowledgement::Received, Some(kernel))?;
     pair.choose_fields(&["mode=replay"]);
     pair.add_backup()?;
     let fields = pair.enable_fields()?;
@@ -77,11 +77,19 @@ fn untreated(cluster: &Cluster) -> Result<()> {
     let info = pair.ft_info()?;
     ensure!(info.mode == "checkpoint", "not by checkpoints: {info:?}");
     pair.guest().control()?.ask(&Ask::TimeStamp)?;
-    Ok(())
+    common::reboot(&mut pair)?;
+    let load = common::client(&pair)?;
+    must_answer(&load)?;
+    pair.kill_primary()?;
+    pair.wait_for_takeover(takeover_timeout())?;
+    must_answer(&load).context("after the takeover of the second boot")?;
+    must_have_kept(load, &pair)
 }
 
-fn start(cluster: &Cluster, kernel: Option<PathBuf>) -> Result<Pair<'_>> {
+/// A VM without protection, of which outputs are to wait until `ack`.
+fn start(cluster: &Cluster, ack: Acknowledgement, kernel: Option<PathBuf>) -> Result<Pair<'_>> {
     let mut options = common::reprotecting_options()?;
+    options.ack = ack;
     options.vm.kernel = kernel;
     Pair::start_unprotected(cluster, options)
 }

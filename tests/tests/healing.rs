@@ -62,7 +62,12 @@ fn must_heal(pair: &mut Pair<'_>, load: &JournalLoad, count: u64) -> Result<()> 
     wait_for_divergence(pair, count, PATIENCE)?;
     let begun = Instant::now();
     pair.wait_until_protected()?;
-    let join = pair.ft_info()?.join.context("there was no join")?;
+    let info = pair.ft_info()?;
+    ensure!(
+        info.generation == count + 1,
+        "each protection is in a generation of its own: {info:?}"
+    );
+    let join = info.join.context("there was no join")?;
     println!(
         "divergence {count}: protected again after {} ms: {join:?}",
         begun.elapsed().as_millis()

@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use tests::client::{JournalLoad, Pace, check};
+use tests::client::{Control, JournalLoad, Pace, check};
+use tests::guest::protocol::{Answer, Ask, CONTROL_PORT};
 use tests::runner::Cluster;
 use tests::vm::{Acknowledgement, Pair, PairOptions, wait_until};
 
@@ -107,6 +108,30 @@ pub fn must_answer(load: &JournalLoad) -> Result<()> {
         ensure!(broken.is_none(), "the connection broke: {broken:?}");
         Ok((load.acknowledged() >= goal).then_some(()))
     })
+}
+
+/// The guest boots anew, and is protected all the while.
+pub fn reboot(pair: &mut Pair<'_>) -> Result<()> {
+    let guest = pair.guest();
+    let before = guest.statistics()?.boot_id;
+    guest.control()?.ask(&Ask::Reboot)?;
+    // The old boot may still answer while it ends, or say nothing any more.
+    let patience = Duration::from_secs(5);
+    let now = || -> Result<Answer> {
+        let stream = guest.connect_within(CONTROL_PORT, patience)?;
+        stream.set_read_timeout(Some(patience))?;
+        Control::new(stream).ask(&Ask::Statistics)
+    };
+    wait_until("another boot", Duration::from_secs(120), Duration::from_millis(500), || {
+        pair.primary().must_run()?;
+        Ok(match now() {
+            Ok(Answer::Statistics(now)) if now.boot_id != before => Some(()),
+            Ok(_) | Err(_) => None,
+        })
+    })?;
+    let info = pair.ft_info()?;
+    ensure!(info.state == "protected", "after the reboot: {info:?}");
+    Ok(())
 }
 
 /// Ends a test; if it failed, what all VMMs wrote is kept, and the message says where.

@@ -10,15 +10,19 @@ use tests::vm::{pause, wait_until};
 use super::sides::hosts;
 use super::{Stage, too_long, wait_for_state};
 use crate::SOON;
+use crate::common::reboot;
 
 pub fn disabled(stage: &mut Stage) -> Result<()> {
     let (host, _) = hosts(stage);
     stage.witness.forget();
+    let before = stage.pair.ft_info()?.generation;
     stage.pair.primary().ask(&["ft-disable"])?;
     wait_for_state(stage.pair.backup().context("there is no backup")?, "waiting")?;
     stage.must_answer()?;
     stage.must_have_heard(&[host])?;
     stage.pair.enable()?;
+    let now = stage.pair.ft_info()?.generation;
+    ensure!(now == before + 1, "generation {now} after {before}");
     stage.must_answer()
 }
 
@@ -45,26 +49,7 @@ pub fn guest_reboots(stage: &mut Stage) -> Result<()> {
     let (host, _) = hosts(stage);
     stage.disconnect()?;
     stage.witness.forget();
-    let guest = stage.pair.guest();
-    let before = guest.statistics()?.boot_id;
-    guest.control()?.ask(&Ask::Reboot)?;
-    // The old boot may still answer while it ends.
-    wait_until("another boot", Duration::from_secs(120), Duration::from_millis(500), || {
-        stage.pair.primary().must_run()?;
-        let control = guest.connect_within(tests::guest::protocol::CONTROL_PORT, SOON);
-        let answer = control.and_then(|stream| {
-            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-            tests::client::Control::new(stream).ask(&Ask::Statistics)
-        });
-        Ok(match answer {
-            Ok(tests::guest::protocol::Answer::Statistics(now)) if now.boot_id != before => {
-                Some(())
-            }
-            _ => None,
-        })
-    })?;
-    let info = stage.pair.ft_info()?;
-    ensure!(info.state == "protected", "after the reboot: {info:?}");
+    reboot(&mut stage.pair)?;
     stage.connect()?;
     stage.must_have_heard(&[host])?;
     super::sides::primary_killed(stage)
