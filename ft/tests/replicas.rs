@@ -471,10 +471,26 @@ fn what_does_not_belong_there_closes_the_stream() {
         assert!(actions.contains(&Action::CloseStream), "{event:?}");
         assert!(actions.contains(&Action::Drain), "{event:?}");
     }
-    for event in [ack(2, 0, 0), ack(0, 1, 0), word(Word::Protect), word(Word::Welcome)] {
+    for event in [ack(2, 0, 0), ack(0, 1, 0), word(Word::Protect), word(Word::Welcome), kept()] {
         let mut primary = protected(AckMode::Received);
         assert!(asks(&primary.step(1, event.clone())), "{event:?}");
     }
+}
+
+/// A standby tells of the memory it has.
+fn kept() -> Event {
+    word(Word::Kept { first_frame: 3, digests: vec![[1; 8]] })
+}
+
+#[test]
+fn kept_pages_are_told_before_the_welcome_or_not_at_all() {
+    let mut primary = Primary::new(0, VM, 4);
+    primary.join(0, prologue(AckMode::Received)).unwrap();
+    let noted = Action::NoteKept { first_frame: 3, digests: vec![[1; 8]] };
+    assert_eq!(primary.step(1, kept()), [noted]);
+    primary.step(2, word(Word::Welcome));
+    assert!(primary.step(3, kept()).contains(&Action::CloseStream));
+    assert_eq!(primary.state(), PrimaryState::Solo);
 }
 
 fn any_event() -> impl Strategy<Value = Event> {
@@ -485,6 +501,7 @@ fn any_event() -> impl Strategy<Value = Event> {
             Word::Welcome, Word::Refuse { why: String::new() }, Word::Ready, Word::Protect,
             Word::Following, Word::Ping { stamp_ms: 9 }, Word::Leave, Word::Left,
             Word::Yield { chunk: 1 }, Word::Live { generation: 5 }, Word::Diverged(divergence),
+            Word::Kept { first_frame: 0, digests: vec![[0; 8]] },
         ]).prop_map(word),
         2 => (1..4u64, 0..5usize)
             .prop_map(|(number, n)| Event::Message(Message::Append(chunk(number, n)))),

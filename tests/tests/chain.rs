@@ -59,5 +59,8 @@ fn play(cluster: &Cluster) -> Result<()> {
 fn start(cluster: &Cluster) -> Result<Pair<'_>> {
     let addresses = cluster.hosts().iter().map(|host| format!("standby={}:7000", host.address()));
     let fields = addresses.chain(FIELDS.map(str::to_owned)).collect();
-    common::joined(cluster, PairOptions { fields, ..common::reprotecting_options()? })
+    let mut options = PairOptions { fields, ..common::reprotecting_options()? };
+    // Of the pairs, this one has a kernel that does all that it does by itself.
+    options.vm.quick_boot = false;
+    common::joined(cluster, options)
 }

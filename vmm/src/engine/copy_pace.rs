@@ -7,6 +7,8 @@
 /// Shares of the time, in percent, that the copy may take. The next one is tried when a round
 /// leaves the guest with nearly as many pages to copy as the round before.
 const SHARES: [u64; 5] = [25, 50, 75, 90, 98];
+/// Where a copy begins that is to be over soon: an index into [`SHARES`].
+const URGENT_LEVEL: usize = 2;
 /// From this share on the guest waits for the copy's turn even while the network is the bottleneck.
 const THROTTLES_FROM: u64 = 50;
 /// A round has to leave at most this part of the pages of the one before, percent.
@@ -45,6 +47,12 @@ impl CopyPace {
     /// A copy that begins with `pages` pages.
     pub(super) fn new(pages: u64) -> Self {
         Self { round: 1, round_pages: pages, ..Self::default() }
+    }
+
+    /// The same for a standby that was the backup a moment ago and holds most pages still: they are
+    /// only compared, which is soon over, and until it is the machine has lost its protection.
+    pub(super) fn urgent(pages: u64) -> Self {
+        Self { level: URGENT_LEVEL, ..Self::new(pages) }
     }
 
     /// The share of the time that the copy takes, percent.
@@ -147,6 +155,15 @@ mod tests {
         let (_, last, share) = copy(262_144, 65_536, 50_000);
         assert!(last * PAGE_NS <= PAUSE_MOST_NS);
         assert_eq!(share, SHARES[0]);
+    }
+
+    #[test]
+    fn an_urgent_copy_takes_most_of_the_time_from_the_start() {
+        let (mut usual, mut urgent) = (CopyPace::new(1000), CopyPace::urgent(1000));
+        usual.took(0, 3_000, 10);
+        urgent.took(0, 3_000, 10);
+        assert_eq!((usual.due_ns(), urgent.due_ns()), (12_000, 4_000));
+        assert!(urgent.guest_waits(4_000));
     }
 
     #[test]

@@ -109,10 +109,11 @@ impl Engine {
         frames.reverse();
         self.inbox.shared().forget_log();
         let now_ns = monotonic_ns();
+        let count = frames.len() as u64;
         self.mode = Mode::Copying(Box::new(Copying {
             plan,
             recorder: Recorder::new(self.machine.moment(), DigestMode::EveryChunk),
-            pace: CopyPace::new(frames.len() as u64),
+            pace: if kept.is_empty() { CopyPace::new(count) } else { CopyPace::urgent(count) },
             frames,
             kept: Some(kept),
             sent_bytes: 0,
