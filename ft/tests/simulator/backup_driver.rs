@@ -41,6 +41,21 @@ pub struct BackupDriver {
     delayed: Vec<Batch>,
     last_chunk: u64,
     staged: Vec<(u64, Page)>,
+    /// How the machine is kept, and what is to be known of that when it goes on.
+    checkpoints: Checkpoints,
+}
+
+/// What a backup keeps of a machine that is kept by checkpoints.
+#[derive(Default)]
+struct Checkpoints {
+    /// It is kept so.
+    used: bool,
+    /// Outputs in the history of the first one, which had left before.
+    first_outputs: Option<u64>,
+    /// Pages have come without their checkpoint.
+    half: bool,
+    /// The primary gave the machine away, and had sent everything before.
+    yielded: bool,
 }
 
 impl BackupDriver {
@@ -71,6 +86,7 @@ impl BackupDriver {
             delayed: vec![],
             last_chunk: 0,
             staged: vec![],
+            checkpoints: Checkpoints::default(),
         }
     }
 
@@ -94,6 +110,8 @@ impl BackupDriver {
 
     pub fn event(&mut self, world: &World, now_ms: u64, event: Event) -> Vec<Action> {
         let closed = event == Event::Closed;
+        self.checkpoints.yielded |=
+            matches!(event, Event::Message(Message::Word(Word::Yield { .. })));
         let leave = event == Event::Message(Message::Word(Word::Leave));
         let before = (leave && world.is(Break::FalsePromise)).then(|| self.backup.clone());
         let mut actions = self.catch_up(world, now_ms);
@@ -164,6 +182,8 @@ impl BackupDriver {
             Action::Prepare(prologue) => {
                 self.stream = stream.unwrap_or(0);
                 self.settings = prologue.settings;
+                let used = prologue.machine == [1];
+                self.checkpoints = Checkpoints { used, ..Checkpoints::default() };
                 self.prepare(world);
                 vec![]
             }
@@ -213,9 +233,21 @@ impl BackupDriver {
     fn deliver(&mut self, world: &mut World, batch: Batch) {
         for (_, record) in &batch.records {
             match record {
-                Record::Pages { pages } => self.staged.extend(pages.iter().cloned()),
-                Record::Delta { .. } => self.staged.clear(),
+                Record::Pages { pages } => {
+                    self.staged.extend(pages.iter().cloned());
+                    self.checkpoints.half = true;
+                }
+                Record::Patches { .. } => self.checkpoints.half = true,
+                Record::Delta { .. } => {
+                    self.staged.clear();
+                    self.checkpoints.half = false;
+                }
                 _ => {}
+            }
+        }
+        if self.checkpoints.first_outputs.is_some() && world.is(Break::HalfCheckpoint) {
+            for (page, content) in &self.staged {
+                self.machine.load_page(*page, content);
             }
         }
         self.delayed.push(batch);
@@ -339,10 +371,7 @@ impl BackupDriver {
                 self.spoiled_ever &= !std::mem::take(&mut self.spoiled);
                 if let Some(machine) = machine {
                     self.machine.load_machine(&machine);
-                    // What was open before the log began is this side's to finish, too.
-                    for output in self.machine.devices.open.values() {
-                        self.ledger.output(0, output.clone());
-                    }
+                    self.adopt_requests(world);
                     actions.extend(self.backup.ready(now_ms));
                 }
             }
@@ -357,6 +386,36 @@ impl BackupDriver {
                 actions.extend(self.backup.executed(now_ms, number, outputs));
             }
             Step::Run | Step::Wait | Step::End(_) => unreachable!("treated by the caller"),
+        }
+    }
+
+    /// What is open in a state that has come is this side's to finish, too, and nothing that was
+    /// open in one before it.
+    fn adopt_requests(&mut self, world: &World) {
+        let first = self.checkpoints.first_outputs.is_none();
+        if self.checkpoints.used && first {
+            self.checkpoints.first_outputs = Some(self.machine.devices.total.count);
+        }
+        if !first {
+            self.ledger = Ledger::new();
+        }
+        if self.checkpoints.used && world.is(Break::ForgetRequests) {
+            return;
+        }
+        for output in self.machine.devices.open.values() {
+            self.ledger.output(0, output.clone());
+        }
+    }
+
+    /// Tells the checker what the machine goes on from.
+    fn account(&self, world: &mut World) {
+        let history = self.machine.devices.total;
+        let Checkpoints { first_outputs, half, yielded, .. } = self.checkpoints;
+        let Some(first_outputs) = first_outputs else { return };
+        world.checker.tally.from_checkpoints += 1;
+        world.checker.tally.from_halves += u64::from(half);
+        if !yielded {
+            world.checker.forgive(first_outputs, history);
         }
     }
 
@@ -380,10 +439,13 @@ impl BackupDriver {
             let state = self.machine.state_digest();
             world.checker.taken_over(self.stream, self.last_chunk, state);
         }
-        world.checker.went_live(process, generation, self.machine.devices.total);
+        let history = self.machine.devices.total;
+        world.checker.went_live(process, generation, history);
+        self.account(world);
         let redo = self.ledger.redo();
         let items = redo.into_iter().map(|(sequence, output)| {
             let total = self.totals.get(&sequence).copied();
+            let total = total.or_else(|| world.checker.total_of(history, &output));
             Item { total, sequence: 0, output }
         });
         let items: Vec<Item> = items.collect();

@@ -13,6 +13,10 @@ struct Node {
     parent: u64,
     gated: bool,
     write: Option<(u64, u64)>,
+    /// What a request is answered by.
+    request: Option<u64>,
+    /// It went down with its host, which a machine that goes on from a checkpoint allows for.
+    forgiven: bool,
     at_us: u64,
 }
 
@@ -23,8 +27,9 @@ pub struct Checker {
     /// What the world has seen: index in the machine's whole history, digest up to there.
     released: BTreeMap<u64, u64>,
     live: (u64, u64),
-    /// The generation of the newest pair.
+    /// The generation of the newest pair, and whether it is one by checkpoints.
     pair: u64,
+    by_checkpoints: bool,
     registers: HashMap<(usize, u64), u64>,
     states: HashMap<(usize, u64), u64>,
     /// Outputs whose log the backup holds, and has executed, by stream.
@@ -81,12 +86,14 @@ impl Checker {
     }
 
     /// A machine is protected: by a pair whose generation no pair before it had.
-    pub fn pair_began(&mut self, generation: u64) {
+    pub fn pair_began(&mut self, generation: u64, by_checkpoints: bool) {
         if generation <= self.pair {
             let last = self.pair;
             self.fail(format!("a pair in generation {generation} after one in {last}"));
         }
-        self.pair = generation;
+        let differs = self.pair > 0 && by_checkpoints != self.by_checkpoints;
+        self.tally.switches += u64::from(differs);
+        (self.pair, self.by_checkpoints) = (generation, by_checkpoints);
     }
 
     pub fn emitted(&mut self, before: Trail, all: &[Emitted], now_us: u64) {
@@ -99,7 +106,9 @@ impl Checker {
                 _ => None,
             };
             let gated = output.is_gated();
-            self.nodes.entry(total.digest).or_insert(Node { parent, gated, write, at_us: now_us });
+            let request = request(output);
+            let node = Node { parent, gated, write, request, forgiven: false, at_us: now_us };
+            self.nodes.entry(total.digest).or_insert(node);
             parent = total.digest;
         }
     }
@@ -146,6 +155,31 @@ impl Checker {
         assert_eq!(chain.len() as u64, history.count, "the checker knows all histories");
         chain.reverse();
         chain
+    }
+
+    /// The place of a request in the history in which it is open.
+    pub fn total_of(&self, history: Trail, output: &Output) -> Option<Trail> {
+        let wanted = request(output);
+        let Trail { mut count, mut digest } = history;
+        while let Some(node) = self.nodes.get(&digest) {
+            if wanted.is_some() && node.request == wanted {
+                return Some(Trail { count, digest });
+            }
+            (count, digest) = (count - 1, node.parent);
+        }
+        None
+    }
+
+    /// A machine goes on from a checkpoint with this history, without a word from where it was: what
+    /// waited there since output `from`, and is no request, nobody will see.
+    pub fn forgive(&mut self, from: u64, history: Trail) {
+        let Trail { mut count, mut digest } = history;
+        while count > from
+            && let Some(node) = self.nodes.get_mut(&digest)
+        {
+            node.forgiven |= node.request.is_none();
+            (count, digest) = (count - 1, node.parent);
+        }
     }
 
     /// An output becomes visible to the world.
@@ -256,8 +290,8 @@ impl Checker {
         for (index, digest) in self.chain(history).iter().enumerate() {
             let node = &self.nodes[digest];
             let index = index as u64 + 1;
-            if node.gated && node.at_us + 1_500_000 < now_us && !self.released.contains_key(&index)
-            {
+            let due = node.gated && !node.forgiven && node.at_us + 1_500_000 < now_us;
+            if due && !self.released.contains_key(&index) {
                 return self.fail(format!("output {index} was lost: nobody ever saw it"));
             }
             if let Some((sector, value)) = node.write {
@@ -269,5 +303,20 @@ impl Checker {
                 return self.fail(format!("sector {sector} does not hold what was written last"));
             }
         }
+    }
+}
+
+/// What an answer to `output` says that it is for, if it is a request.
+fn request(output: &Output) -> Option<u64> {
+    match output {
+        Output::Block { token, .. } => Some(*token),
+        // Only one is open at a time.
+        Output::Entropy { .. } => Some(u64::MAX),
+        Output::Packet { .. }
+        | Output::Console { .. }
+        | Output::Serial { .. }
+        | Output::NetOffloads { .. }
+        | Output::Reset
+        | Output::PowerOff => None,
     }
 }

@@ -10,7 +10,7 @@ use crate::host::{Process, Role};
 use crate::partitions::{self, Row};
 use crate::primary_driver::PrimaryDriver;
 use crate::queue::Due;
-use crate::rng::Rng;
+use crate::rng::{Rng, mix};
 use crate::tally::Tally;
 use crate::toy::Toy;
 use crate::world::World;
@@ -109,6 +109,9 @@ impl Run {
         let mut world = World::new(rng, hosts);
         // Every other run, and not drawn: all that is drawn stays what it was.
         world.compression = Compression::ALL[(seed % 2) as usize];
+        // Half of the runs know replay alone; in the others a machine may go from one to the other.
+        world.checkpoint_per_mille = [0, 0, 500, 700][(seed / 2 % 4) as usize];
+        world.method_seed = mix(seed);
         world.broken = broken;
         world.trace = traced.then(Vec::new);
         world.disk_bound_us = disk_bound_us;
