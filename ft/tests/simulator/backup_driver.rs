@@ -95,6 +95,11 @@ impl BackupDriver {
         self.settings.purpose.is_move() && self.backup.state() == BackupState::Following
     }
 
+    /// The stream by which it follows a machine that it may take over.
+    pub fn followed_stream(&self) -> Option<usize> {
+        (self.backup.state() == BackupState::Following).then_some(self.stream + 1)
+    }
+
     pub fn is_waiting(&self) -> bool {
         self.backup.state() == BackupState::Waiting
     }

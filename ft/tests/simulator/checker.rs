@@ -1,6 +1,6 @@
 //! What must hold, watched from outside: it knows everything and belongs to nobody.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use ft::{BlockOp, Happening, Output, PrimaryState, SoloReason, Trail};
 
@@ -27,9 +27,9 @@ pub struct Checker {
     /// What the world has seen: index in the machine's whole history, digest up to there.
     released: BTreeMap<u64, u64>,
     live: (u64, u64),
-    /// The generation of the newest pair, and whether it is one by checkpoints.
-    pair: u64,
-    by_checkpoints: bool,
+    /// The generations of all pairs, and whether the last one is kept by checkpoints.
+    pairs: BTreeSet<u64>,
+    by_checkpoints: Option<bool>,
     registers: HashMap<(usize, u64), u64>,
     states: HashMap<(usize, u64), u64>,
     /// Outputs whose log the backup holds, and has executed, by stream.
@@ -85,15 +85,14 @@ impl Checker {
         }
     }
 
-    /// A machine is protected: by a pair whose generation no pair before it had.
+    /// A machine is protected: by a pair whose generation no other pair has. A primary that was
+    /// stopped may say so late, when there are newer pairs.
     pub fn pair_began(&mut self, generation: u64, by_checkpoints: bool) {
-        if generation <= self.pair {
-            let last = self.pair;
-            self.fail(format!("a pair in generation {generation} after one in {last}"));
+        if !self.pairs.insert(generation) {
+            self.fail(format!("two pairs in generation {generation}"));
         }
-        let differs = self.pair > 0 && by_checkpoints != self.by_checkpoints;
-        self.tally.switches += u64::from(differs);
-        (self.pair, self.by_checkpoints) = (generation, by_checkpoints);
+        let before = self.by_checkpoints.replace(by_checkpoints);
+        self.tally.switches += u64::from(before.is_some_and(|before| before != by_checkpoints));
     }
 
     pub fn emitted(&mut self, before: Trail, all: &[Emitted], now_us: u64) {

@@ -5,7 +5,7 @@ use ft::{AckMode, Compression, Patience, Primary, Purpose, Settings};
 use crate::backup_driver::{BackupDriver, standbys};
 use crate::breaks::Break;
 use crate::checker::Checker;
-use crate::faults::{CALM_US, plan};
+use crate::faults::{self, CALM_US, plan};
 use crate::host::{Process, Role};
 use crate::partitions::{self, Row};
 use crate::primary_driver::PrimaryDriver;
@@ -104,6 +104,8 @@ impl Run {
         let stays_disabled = rng.per_mille(250) && row.is_none();
         let plan = match row {
             Some(row) => partitions::plan(&mut rng, row),
+            // Not drawn, either.
+            None if mix(seed).is_multiple_of(40) => faults::beginnings(&mut rng),
             None => plan(&mut rng, hosts),
         };
         let mut world = World::new(rng, hosts);
