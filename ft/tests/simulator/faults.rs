@@ -117,7 +117,10 @@ pub fn plan(rng: &mut Rng, hosts: usize) -> Plan {
 pub fn beginnings(rng: &mut Rng) -> Plan {
     let times = rng.range(3, 8) as u32;
     let storm_us = u64::from(times) * 700_000;
-    let faults = vec![(0, Fault::Strike { stream: 0, times }), (storm_us, Fault::Calm)];
+    // Where words take long, there is time for wrong ones in between.
+    let slow = Fault::Slow { delay_max_us: rng.range(2_000, 30_000) };
+    let strike = Fault::Strike { stream: 0, times };
+    let faults = vec![(0, slow), (0, strike), (storm_us, Fault::Calm)];
     Plan { faults, storm_us }
 }
 

@@ -243,7 +243,12 @@ impl PrimaryDriver {
 
     /// A machine that is to move does so as soon as it can.
     pub fn observe(&mut self, happening: &Happening) {
-        if matches!(happening, Happening::Protected { .. }) && self.purpose.is_move() {
+        if !matches!(happening, Happening::Protected { .. }) {
+            return;
+        }
+        // One that is late closes it here at last.
+        self.gate_closed = true;
+        if self.purpose.is_move() {
             self.failing_over = true;
             self.stopped = true;
         }
@@ -393,7 +398,6 @@ impl PrimaryDriver {
                     let last = released.last().map_or(0, |item| item.sequence);
                     self.confirmed = self.confirmed.max(last);
                 }
-                self.gate_closed = true;
                 self.leaving.extend(released);
             }
             Action::Hold => {
