@@ -67,8 +67,8 @@ impl Checkpointing {
 }
 
 impl PrimaryDriver {
-    /// Begins a checkpoint if one is due. A machine that stands still for the backup's sake, or the
-    /// user's, has one coming nevertheless if an output of it waits.
+    /// Begins a checkpoint if one is due: also of a machine that stands still for the backup's sake,
+    /// or the user's, and has changed before.
     pub(crate) fn checkpoint_when_due(&mut self, world: &mut World, now_ms: u64) -> Vec<Action> {
         let Log::Checkpoints(checkpointing) = &self.log else { return vec![] };
         let per_mille = if self.stopped { 0 } else { checkpointing.due_per_mille() };

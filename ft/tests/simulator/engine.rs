@@ -222,7 +222,7 @@ impl PrimaryDriver {
     /// The guest was kicked out in the middle of an interval.
     pub(crate) fn start_delta(&mut self, world: &mut World, now_ms: u64) -> Vec<Action> {
         let state = self.followed_state();
-        if !self.suspended {
+        if !self.suspended && !self.stalled {
             self.machine.run_partly(world.rng.next());
         }
         let vcpu = self.stage(world);
