@@ -12,6 +12,7 @@ use crate::breaks::Break;
 use crate::host::Inbox;
 use crate::primary_driver::{Item, PrimaryDriver, address};
 use crate::queue::Due;
+use crate::rng::Rng;
 use crate::toy::{Emitted, PAGES, Toy};
 use crate::world::World;
 
@@ -56,6 +57,8 @@ struct Checkpoints {
     half: bool,
     /// The primary gave the machine away, and had sent everything before.
     yielded: bool,
+    /// A page that was spoiled, and has not come again.
+    spoiled_page: Option<u64>,
 }
 
 impl BackupDriver {
@@ -104,10 +107,18 @@ impl BackupDriver {
         self.backup.state() == BackupState::Waiting
     }
 
-    pub fn spoil(&mut self) {
+    pub fn spoil(&mut self, rng: &mut Rng) {
         let follows = self.backup.state() == BackupState::Following;
-        if follows && !self.draining {
-            self.machine.spoil();
+        if follows && !self.draining && self.checkpoints.spoiled_page.is_none() {
+            // What a machine that is never run has in its registers comes with each checkpoint.
+            match self.checkpoints.used {
+                true => {
+                    let page = rng.range(0, PAGES);
+                    self.machine.spoil_page(page);
+                    self.checkpoints.spoiled_page = Some(page);
+                }
+                false => self.machine.spoil(),
+            }
             self.spoiled = true;
             self.spoiled_ever = true;
         }
@@ -372,15 +383,28 @@ impl BackupDriver {
                     self.machine.load_page(*page, content);
                 }
                 self.machine.load_vcpu(moment, &vcpu);
-                // What had been spoiled since the last moment is well again.
-                self.spoiled_ever &= !std::mem::take(&mut self.spoiled);
+                let stays = |page| !pages.contains_key(&page);
+                if !self.checkpoints.spoiled_page.is_some_and(stays) {
+                    // What had been spoiled since the last moment is well again.
+                    self.checkpoints.spoiled_page = None;
+                    self.spoiled_ever &= !std::mem::take(&mut self.spoiled);
+                }
                 if let Some(machine) = machine {
                     self.machine.load_machine(&machine);
                     self.adopt_requests(world);
                     actions.extend(self.backup.ready(now_ms));
                 }
             }
-            Step::StateDigest { .. } | Step::Devices { .. } => {}
+            Step::StateDigest { devices, memory } => {
+                let (moment, mine) = (self.machine.moment, self.machine.digests());
+                let mine = (mine.0, Some(mine.1));
+                if let Err(divergence) = Replay::check_state(moment, (devices, memory), mine) {
+                    assert!(self.spoiled, "a sound copy differs: {divergence}");
+                    world.checker.tally.found_spoiled += 1;
+                    actions.extend(self.diverged(now_ms, divergence));
+                }
+            }
+            Step::Devices { .. } => {}
             Step::Released { output } => self.ledger.released(output),
             Step::ChunkEnd { number, outputs } => {
                 let has_state = self.replay.as_ref().is_some_and(Replay::has_state);

@@ -12,6 +12,9 @@ use crate::engine::Log;
 use crate::primary_driver::PrimaryDriver;
 use crate::world::World;
 
+/// Checkpoints from one comparison of everything to the next.
+const DIGEST_EVERY: u64 = 8;
+
 /// The log of a machine that is kept by checkpoints.
 pub struct Checkpointing {
     pub(crate) recorder: Recorder,
@@ -109,6 +112,10 @@ impl PrimaryDriver {
         // A clock that is started elsewhere goes on from here.
         recorder.input(moment, &time).expect("a tick is small");
         self.machine.apply(&time, &mut vec![]);
+        if end.is_some() || moment.is_multiple_of(DIGEST_EVERY) {
+            let (devices, memory) = self.machine.digests();
+            recorder.state_digest(moment, devices, Some(memory));
+        }
         if let Some(reason) = end {
             recorder.end(moment, reason);
             checkpointing.ended = true;

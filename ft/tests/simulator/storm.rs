@@ -96,7 +96,7 @@ impl Run {
                 let Some(host) = self.find(who) else { return };
                 if let Some(Process { role: Role::Backup(driver), .. }) = &mut self.processes[host]
                 {
-                    driver.spoil();
+                    driver.spoil(&mut self.world.rng);
                     self.excuse("its copy had been spoiled");
                 }
             }

@@ -218,6 +218,13 @@ impl Toy {
         self.memory.iter().fold(mix(devices ^ self.registers), |all, word| mix(all ^ word))
     }
 
+    /// What a log that is followed by checkpoints compares: device models and memory.
+    pub fn digests(&self) -> (u64, u64) {
+        let fold = |all, byte: u8| mix(all ^ u64::from(byte));
+        let devices = self.save_machine().into_iter().fold(0, fold);
+        (devices, self.memory.iter().fold(0, |all, word| mix(all ^ word)))
+    }
+
     /// The last time the machine saw.
     pub fn last_time_ns(&self) -> u64 {
         self.devices.last_time_ns
@@ -265,6 +272,11 @@ impl Toy {
     /// A bit flips where it should not.
     pub fn spoil(&mut self) {
         self.registers ^= 1 << 20;
+    }
+
+    /// The same in a page.
+    pub fn spoil_page(&mut self, page: u64) {
+        self.memory[page as usize] ^= 1 << 20;
     }
 }
 
