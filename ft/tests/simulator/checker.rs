@@ -276,20 +276,21 @@ impl Checker {
         }
     }
 
-    /// Once everything has calmed down: nothing is missing.
+    /// Once everything has calmed down: nothing is missing but what may still wait, `waited_us` at
+    /// most.
     pub fn finish(
         &mut self,
         history: Trail,
         open_sectors: &[u64],
         disk: &BTreeMap<u64, u64>,
-        now_us: u64,
+        (now_us, waited_us): (u64, u64),
     ) {
         self.account(history);
         let mut last = BTreeMap::new();
         for (index, digest) in self.chain(history).iter().enumerate() {
             let node = &self.nodes[digest];
             let index = index as u64 + 1;
-            let due = node.gated && !node.forgiven && node.at_us + 1_500_000 < now_us;
+            let due = node.gated && !node.forgiven && node.at_us + waited_us < now_us;
             if due && !self.released.contains_key(&index) {
                 return self.fail(format!("output {index} was lost: nobody ever saw it"));
             }

@@ -121,6 +121,15 @@ impl PrimaryDriver {
         self.leaving.extend(items);
     }
 
+    /// How long an output may take to leave where nothing goes wrong any more. A backup that is ever
+    /// further behind is lost only at the limit of that, and until then what it has not executed waits.
+    pub fn output_waits_at_most_us(&self) -> u64 {
+        match self.settings.ack {
+            AckMode::Received => 1_500_000,
+            AckMode::Verified => (self.settings.lag_limit_ms + 500) * 1000,
+        }
+    }
+
     pub fn open_sectors(&self) -> Vec<u64> {
         let open = self.machine.devices.open.values();
         open.filter_map(|output| match output {

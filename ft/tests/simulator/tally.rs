@@ -92,7 +92,8 @@ impl fmt::Display for Tally {
              {while_copied} outputs while they copied, {packed} frames packed, {protections} \
              protections, {} ms from one to the next, up to generation {deepest}; {checkpoints} \
              checkpoints, {from_checkpoints} machines went on from one, {from_halves} with half of \
-             the next, {found_spoiled} copies by them were found spoiled, {switches} changes between them and replay; {} machines lost \
+             the next, {found_spoiled} copies by them were found spoiled, {switches} changes \
+             between them and replay; {} machines lost \
              to a second failure ({} though it was put off)",
             exposed_us / 1000 / exposures.max(&1),
             self.lost(),
