@@ -12,6 +12,7 @@ use crate::breaks::Break;
 use crate::host::Inbox;
 use crate::primary_driver::{Item, PrimaryDriver, address};
 use crate::queue::Due;
+use crate::rng::Rng;
 use crate::toy::{Emitted, PAGES, Toy};
 use crate::world::World;
 
@@ -41,6 +42,23 @@ pub struct BackupDriver {
     delayed: Vec<Batch>,
     last_chunk: u64,
     staged: Vec<(u64, Page)>,
+    /// How the machine is kept, and what is to be known of that when it goes on.
+    checkpoints: Checkpoints,
+}
+
+/// What a backup keeps of a machine that is kept by checkpoints.
+#[derive(Default)]
+struct Checkpoints {
+    /// It is kept so.
+    used: bool,
+    /// Outputs in the history of the first one, which had left before.
+    first_outputs: Option<u64>,
+    /// Pages have come without their checkpoint.
+    half: bool,
+    /// The primary gave the machine away, and had sent everything before.
+    yielded: bool,
+    /// A page that was spoiled, and has not come again.
+    spoiled_page: Option<u64>,
 }
 
 impl BackupDriver {
@@ -71,6 +89,7 @@ impl BackupDriver {
             delayed: vec![],
             last_chunk: 0,
             staged: vec![],
+            checkpoints: Checkpoints::default(),
         }
     }
 
@@ -79,14 +98,27 @@ impl BackupDriver {
         self.settings.purpose.is_move() && self.backup.state() == BackupState::Following
     }
 
+    /// The stream by which it follows a machine that it may take over.
+    pub fn followed_stream(&self) -> Option<usize> {
+        (self.backup.state() == BackupState::Following).then_some(self.stream + 1)
+    }
+
     pub fn is_waiting(&self) -> bool {
         self.backup.state() == BackupState::Waiting
     }
 
-    pub fn spoil(&mut self) {
+    pub fn spoil(&mut self, rng: &mut Rng) {
         let follows = self.backup.state() == BackupState::Following;
-        if follows && !self.draining {
-            self.machine.spoil();
+        if follows && !self.draining && self.checkpoints.spoiled_page.is_none() {
+            // What a machine that is never run has in its registers comes with each checkpoint.
+            match self.checkpoints.used {
+                true => {
+                    let page = rng.range(0, PAGES);
+                    self.machine.spoil_page(page);
+                    self.checkpoints.spoiled_page = Some(page);
+                }
+                false => self.machine.spoil(),
+            }
             self.spoiled = true;
             self.spoiled_ever = true;
         }
@@ -94,6 +126,8 @@ impl BackupDriver {
 
     pub fn event(&mut self, world: &World, now_ms: u64, event: Event) -> Vec<Action> {
         let closed = event == Event::Closed;
+        self.checkpoints.yielded |=
+            matches!(event, Event::Message(Message::Word(Word::Yield { .. })));
         let leave = event == Event::Message(Message::Word(Word::Leave));
         let before = (leave && world.is(Break::FalsePromise)).then(|| self.backup.clone());
         let mut actions = self.catch_up(world, now_ms);
@@ -164,6 +198,8 @@ impl BackupDriver {
             Action::Prepare(prologue) => {
                 self.stream = stream.unwrap_or(0);
                 self.settings = prologue.settings;
+                let used = prologue.machine == [1];
+                self.checkpoints = Checkpoints { used, ..Checkpoints::default() };
                 self.prepare(world);
                 vec![]
             }
@@ -213,9 +249,21 @@ impl BackupDriver {
     fn deliver(&mut self, world: &mut World, batch: Batch) {
         for (_, record) in &batch.records {
             match record {
-                Record::Pages { pages } => self.staged.extend(pages.iter().cloned()),
-                Record::Delta { .. } => self.staged.clear(),
+                Record::Pages { pages } => {
+                    self.staged.extend(pages.iter().cloned());
+                    self.checkpoints.half = true;
+                }
+                Record::Patches { .. } => self.checkpoints.half = true,
+                Record::Delta { .. } => {
+                    self.staged.clear();
+                    self.checkpoints.half = false;
+                }
                 _ => {}
+            }
+        }
+        if self.checkpoints.first_outputs.is_some() && world.is(Break::HalfCheckpoint) {
+            for (page, content) in &self.staged {
+                self.machine.load_page(*page, content);
             }
         }
         self.delayed.push(batch);
@@ -335,18 +383,28 @@ impl BackupDriver {
                     self.machine.load_page(*page, content);
                 }
                 self.machine.load_vcpu(moment, &vcpu);
-                // What had been spoiled since the last moment is well again.
-                self.spoiled_ever &= !std::mem::take(&mut self.spoiled);
+                let stays = |page| !pages.contains_key(&page);
+                if !self.checkpoints.spoiled_page.is_some_and(stays) {
+                    // What had been spoiled since the last moment is well again.
+                    self.checkpoints.spoiled_page = None;
+                    self.spoiled_ever &= !std::mem::take(&mut self.spoiled);
+                }
                 if let Some(machine) = machine {
                     self.machine.load_machine(&machine);
-                    // What was open before the log began is this side's to finish, too.
-                    for output in self.machine.devices.open.values() {
-                        self.ledger.output(0, output.clone());
-                    }
+                    self.adopt_requests(world);
                     actions.extend(self.backup.ready(now_ms));
                 }
             }
-            Step::StateDigest { .. } | Step::Devices { .. } => {}
+            Step::StateDigest { devices, memory } => {
+                let (moment, mine) = (self.machine.moment, self.machine.digests());
+                let mine = (mine.0, Some(mine.1));
+                if let Err(divergence) = Replay::check_state(moment, (devices, memory), mine) {
+                    assert!(self.spoiled, "a sound copy differs: {divergence}");
+                    world.checker.tally.found_spoiled += 1;
+                    actions.extend(self.diverged(now_ms, divergence));
+                }
+            }
+            Step::Devices { .. } => {}
             Step::Released { output } => self.ledger.released(output),
             Step::ChunkEnd { number, outputs } => {
                 let has_state = self.replay.as_ref().is_some_and(Replay::has_state);
@@ -357,6 +415,36 @@ impl BackupDriver {
                 actions.extend(self.backup.executed(now_ms, number, outputs));
             }
             Step::Run | Step::Wait | Step::End(_) => unreachable!("treated by the caller"),
+        }
+    }
+
+    /// What is open in a state that has come is this side's to finish, too, and nothing that was
+    /// open in one before it.
+    fn adopt_requests(&mut self, world: &World) {
+        let first = self.checkpoints.first_outputs.is_none();
+        if self.checkpoints.used && first {
+            self.checkpoints.first_outputs = Some(self.machine.devices.total.count);
+        }
+        if !first {
+            self.ledger = Ledger::new();
+        }
+        if self.checkpoints.used && world.is(Break::ForgetRequests) {
+            return;
+        }
+        for output in self.machine.devices.open.values() {
+            self.ledger.output(0, output.clone());
+        }
+    }
+
+    /// Tells the checker what the machine goes on from.
+    fn account(&self, world: &mut World) {
+        let history = self.machine.devices.total;
+        let Checkpoints { first_outputs, half, yielded, .. } = self.checkpoints;
+        let Some(first_outputs) = first_outputs else { return };
+        world.checker.tally.from_checkpoints += 1;
+        world.checker.tally.from_halves += u64::from(half);
+        if !yielded {
+            world.checker.forgive(first_outputs, history);
         }
     }
 
@@ -380,10 +468,13 @@ impl BackupDriver {
             let state = self.machine.state_digest();
             world.checker.taken_over(self.stream, self.last_chunk, state);
         }
-        world.checker.went_live(process, generation, self.machine.devices.total);
+        let history = self.machine.devices.total;
+        world.checker.went_live(process, generation, history);
+        self.account(world);
         let redo = self.ledger.redo();
         let items = redo.into_iter().map(|(sequence, output)| {
             let total = self.totals.get(&sequence).copied();
+            let total = total.or_else(|| world.checker.total_of(history, &output));
             Item { total, sequence: 0, output }
         });
         let items: Vec<Item> = items.collect();

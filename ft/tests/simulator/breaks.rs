@@ -77,6 +77,22 @@ breaks! {
     TakeUnasked,
     /// A sender that has yielded and does not know what came of it goes on as if it did.
     Presume,
+    /// A machine that no log can reproduce is kept by replay.
+    ReplayUnreplayable,
+    /// An output leaves with the checkpoint before it.
+    CheckpointBefore,
+    /// An output leaves once the pages of its checkpoint are there, and not the rest.
+    CoveredByPages,
+    /// Outputs that wait for a checkpoint do so only from `Protect` on.
+    OpenUntilProtect,
+    /// A page that was written between two checkpoints is left out.
+    ForgetDirtied,
+    /// Pages of a checkpoint are used before all of it is there.
+    HalfCheckpoint,
+    /// Requests that are open in a checkpoint are not done again.
+    ForgetRequests,
+    /// A machine is handed over while outputs wait that its last checkpoint covers.
+    YieldUnsent,
 }
 
 impl Break {

@@ -1,6 +1,6 @@
 //! What must hold, watched from outside: it knows everything and belongs to nobody.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use ft::{BlockOp, Happening, Output, PrimaryState, SoloReason, Trail};
 
@@ -13,6 +13,10 @@ struct Node {
     parent: u64,
     gated: bool,
     write: Option<(u64, u64)>,
+    /// What a request is answered by.
+    request: Option<u64>,
+    /// It went down with its host, which a machine that goes on from a checkpoint allows for.
+    forgiven: bool,
     at_us: u64,
 }
 
@@ -23,8 +27,9 @@ pub struct Checker {
     /// What the world has seen: index in the machine's whole history, digest up to there.
     released: BTreeMap<u64, u64>,
     live: (u64, u64),
-    /// The generation of the newest pair.
-    pair: u64,
+    /// The generations of all pairs, and whether the last one is kept by checkpoints.
+    pairs: BTreeSet<u64>,
+    by_checkpoints: Option<bool>,
     registers: HashMap<(usize, u64), u64>,
     states: HashMap<(usize, u64), u64>,
     /// Outputs whose log the backup holds, and has executed, by stream.
@@ -80,13 +85,14 @@ impl Checker {
         }
     }
 
-    /// A machine is protected: by a pair whose generation no pair before it had.
-    pub fn pair_began(&mut self, generation: u64) {
-        if generation <= self.pair {
-            let last = self.pair;
-            self.fail(format!("a pair in generation {generation} after one in {last}"));
+    /// A machine is protected: by a pair whose generation no other pair has. A primary that was
+    /// stopped may say so late, when there are newer pairs.
+    pub fn pair_began(&mut self, generation: u64, by_checkpoints: bool) {
+        if !self.pairs.insert(generation) {
+            self.fail(format!("two pairs in generation {generation}"));
         }
-        self.pair = generation;
+        let before = self.by_checkpoints.replace(by_checkpoints);
+        self.tally.switches += u64::from(before.is_some_and(|before| before != by_checkpoints));
     }
 
     pub fn emitted(&mut self, before: Trail, all: &[Emitted], now_us: u64) {
@@ -99,7 +105,9 @@ impl Checker {
                 _ => None,
             };
             let gated = output.is_gated();
-            self.nodes.entry(total.digest).or_insert(Node { parent, gated, write, at_us: now_us });
+            let request = request(output);
+            let node = Node { parent, gated, write, request, forgiven: false, at_us: now_us };
+            self.nodes.entry(total.digest).or_insert(node);
             parent = total.digest;
         }
     }
@@ -146,6 +154,31 @@ impl Checker {
         assert_eq!(chain.len() as u64, history.count, "the checker knows all histories");
         chain.reverse();
         chain
+    }
+
+    /// The place of a request in the history in which it is open.
+    pub fn total_of(&self, history: Trail, output: &Output) -> Option<Trail> {
+        let wanted = request(output);
+        let Trail { mut count, mut digest } = history;
+        while let Some(node) = self.nodes.get(&digest) {
+            if wanted.is_some() && node.request == wanted {
+                return Some(Trail { count, digest });
+            }
+            (count, digest) = (count - 1, node.parent);
+        }
+        None
+    }
+
+    /// A machine goes on from a checkpoint with this history, without a word from where it was: what
+    /// waited there since output `from`, and is no request, nobody will see.
+    pub fn forgive(&mut self, from: u64, history: Trail) {
+        let Trail { mut count, mut digest } = history;
+        while count > from
+            && let Some(node) = self.nodes.get_mut(&digest)
+        {
+            node.forgiven |= node.request.is_none();
+            (count, digest) = (count - 1, node.parent);
+        }
     }
 
     /// An output becomes visible to the world.
@@ -243,21 +276,22 @@ impl Checker {
         }
     }
 
-    /// Once everything has calmed down: nothing is missing.
+    /// Once everything has calmed down: nothing is missing but what may still wait, `waited_us` at
+    /// most.
     pub fn finish(
         &mut self,
         history: Trail,
         open_sectors: &[u64],
         disk: &BTreeMap<u64, u64>,
-        now_us: u64,
+        (now_us, waited_us): (u64, u64),
     ) {
         self.account(history);
         let mut last = BTreeMap::new();
         for (index, digest) in self.chain(history).iter().enumerate() {
             let node = &self.nodes[digest];
             let index = index as u64 + 1;
-            if node.gated && node.at_us + 1_500_000 < now_us && !self.released.contains_key(&index)
-            {
+            let due = node.gated && !node.forgiven && node.at_us + waited_us < now_us;
+            if due && !self.released.contains_key(&index) {
                 return self.fail(format!("output {index} was lost: nobody ever saw it"));
             }
             if let Some((sector, value)) = node.write {
@@ -269,5 +303,20 @@ impl Checker {
                 return self.fail(format!("sector {sector} does not hold what was written last"));
             }
         }
+    }
+}
+
+/// What an answer to `output` says that it is for, if it is a request.
+fn request(output: &Output) -> Option<u64> {
+    match output {
+        Output::Block { token, .. } => Some(*token),
+        // Only one is open at a time.
+        Output::Entropy { .. } => Some(u64::MAX),
+        Output::Packet { .. }
+        | Output::Console { .. }
+        | Output::Serial { .. }
+        | Output::NetOffloads { .. }
+        | Output::Reset
+        | Output::PowerOff => None,
     }
 }

@@ -2,13 +2,15 @@
 
 use std::collections::VecDeque;
 
-use ft::{Action, Chunk, DigestMode, EndReason, Input, KeptPages, Page, Recorder, Trail};
+use ft::recorder::Noted;
+use ft::{Action, Chunk, DigestMode, EndReason, Input, KeptPages, Output, Page, Recorder, Trail};
 
 use crate::breaks::Break;
+use crate::checkpoints::Checkpointing;
 use crate::host::Inbox;
 use crate::primary_driver::PrimaryDriver;
 use crate::queue::Due;
-use crate::toy::PAGES;
+use crate::toy::{Exit, PAGES};
 use crate::world::World;
 
 /// What is written down of the machine.
@@ -19,6 +21,8 @@ pub enum Log {
     Copying(Copying),
     /// Everything.
     Whole(Recorder),
+    /// All that has changed, now and then: it runs freely in between.
+    Checkpoints(Checkpointing),
 }
 
 /// A copy under way.
@@ -39,7 +43,26 @@ impl Log {
     pub fn whole(&mut self) -> Option<&mut Recorder> {
         match self {
             Self::Whole(recorder) => Some(recorder),
+            Self::None | Self::Copying(_) | Self::Checkpoints(_) => None,
+        }
+    }
+
+    /// The machine produced `output`; where that stands in the log.
+    pub fn output(&mut self, world: &World, output: &Output) -> Option<Noted> {
+        match self {
+            Self::Whole(recorder) => Some(recorder.output(output)),
+            Self::Checkpoints(checkpointing) => Some(checkpointing.output(world, output)),
             Self::None | Self::Copying(_) => None,
+        }
+    }
+
+    pub fn is_by_checkpoints(&self) -> bool {
+        matches!(self, Self::Checkpoints(_))
+    }
+
+    fn note_change(&mut self) {
+        if let Self::Checkpoints(checkpointing) = self {
+            checkpointing.changed = true;
         }
     }
 
@@ -47,13 +70,14 @@ impl Log {
         match self {
             Self::Whole(recorder) => Some(recorder),
             Self::Copying(copying) => Some(&mut copying.recorder),
+            Self::Checkpoints(checkpointing) => Some(&mut checkpointing.recorder),
             Self::None => None,
         }
     }
 }
 
 impl PrimaryDriver {
-    fn now_ns(&self, world: &World) -> u64 {
+    pub(crate) fn now_ns(&self, world: &World) -> u64 {
         let (base_ns, base_us) = self.time_base;
         base_ns + (world.clock_us(self.host) - base_us) * 1000
     }
@@ -70,7 +94,11 @@ impl PrimaryDriver {
         // While a machine is copied it is the copying that stops for a full log.
         let stalled = self.stalled && !copies;
         if self.stopped || self.suspended || stalled || self.gate.is_over_limit() {
-            return if copies { self.copy(world, now_ms) } else { vec![] };
+            return match self.log {
+                Log::Copying(_) => self.copy(world, now_ms),
+                Log::Checkpoints(_) => self.checkpoint_when_due(world, now_ms),
+                Log::None | Log::Whole(_) => vec![],
+            };
         }
         if world.rng.per_mille(200) {
             let bytes = world.rng.next().to_le_bytes().to_vec();
@@ -85,15 +113,30 @@ impl PrimaryDriver {
         self.run(world);
         self.apply_inputs(world);
         self.record_confirmed();
-        match copies {
-            true => self.copy(world, now_ms),
-            false => self.cut(world, now_ms),
+        match self.log {
+            Log::Copying(_) => self.copy(world, now_ms),
+            Log::Checkpoints(_) => self.checkpoint_when_due(world, now_ms),
+            Log::None | Log::Whole(_) => self.cut(world, now_ms),
+        }
+    }
+
+    /// Runs the guest to its next exit. Where nobody follows it there, it does as it likes.
+    fn run_guest(&mut self, world: &mut World) -> Exit {
+        self.log.note_change();
+        let freely = match &self.log {
+            Log::Checkpoints(_) => true,
+            Log::Whole(_) => world.is(Break::ReplayUnreplayable),
+            Log::None | Log::Copying(_) => false,
+        };
+        match freely {
+            true => self.machine.run_freely(world.rng.next()),
+            false => self.machine.run(),
         }
     }
 
     fn run(&mut self, world: &mut World) {
         let before = self.machine.devices.total;
-        let exit = self.machine.run();
+        let exit = self.run_guest(world);
         let (moment, registers) = (self.machine.moment, self.machine.register_digest());
         let now_ns = self.now_ns(world);
         let mut recorder = self.log.whole();
@@ -119,6 +162,7 @@ impl PrimaryDriver {
             if let Input::Tick { now_ns } = &mut input {
                 *now_ns = self.now_ns(world);
             }
+            self.log.note_change();
             if let Some(recorder) = self.log.whole() {
                 recorder.input(moment, &input).expect("inputs are small");
             }
@@ -132,6 +176,8 @@ impl PrimaryDriver {
     /// A standby is ready for the machine: copy it, from now on, while it runs.
     pub(crate) fn start_join(&mut self) {
         self.machine.take_dirty();
+        // Whatever the last log left in the gate has gone when that protection ended.
+        self.gate.restart();
         let recorder = Recorder::new(self.machine.moment, DigestMode::EveryChunk);
         let kept = std::mem::take(&mut self.kept);
         self.log = Log::Copying(Copying { recorder, kept, left: (0..PAGES).collect(), rounds: 0 });
@@ -174,36 +220,73 @@ impl PrimaryDriver {
     }
 
     /// The guest was kicked out in the middle of an interval.
-    fn start_delta(&mut self, world: &mut World, now_ms: u64) -> Vec<Action> {
-        let (moment, state) = (self.machine.moment, self.machine.state_digest());
-        if !self.suspended {
+    pub(crate) fn start_delta(&mut self, world: &mut World, now_ms: u64) -> Vec<Action> {
+        let state = self.followed_state();
+        if !self.suspended && !self.stalled {
             self.machine.run_partly(world.rng.next());
         }
-        let pages: Vec<(u64, Page)> =
-            self.machine.take_dirty().into_iter().map(|at| (at, self.machine.page(at))).collect();
-        let vcpu = self.machine.save_vcpu();
-        if let Some(recorder) = self.log.recorder() {
-            recorder.pages(moment, pages);
-        }
+        let vcpu = self.stage(world);
         if world.rng.per_mille(400) {
             // A large delta: the pages are on their way before the state is.
             self.pending_delta = Some(vcpu);
-            return self.cut_at(world, now_ms, state);
+            let chunks = self.close_chunks(world, state);
+            if let (true, Some(last)) = (world.is(Break::CoveredByPages), chunks.last()) {
+                self.gate.assign(last.number);
+            }
+            return self.append(now_ms, chunks);
         }
         self.finish_delta(world, now_ms, vcpu)
     }
 
+    /// Logs the pages that a delta is about to commit; returns the vCPU that belongs to them.
+    pub(crate) fn stage(&mut self, world: &World) -> Vec<u8> {
+        let moment = self.log_moment();
+        let mut frames = self.machine.take_dirty();
+        if self.log.is_by_checkpoints() && world.is(Break::ForgetDirtied) {
+            frames.pop();
+        }
+        let pages: Vec<(u64, Page)> =
+            frames.into_iter().map(|at| (at, self.machine.page(at))).collect();
+        if let Some(recorder) = self.log.recorder() {
+            recorder.pages(moment, pages);
+        }
+        self.machine.save_vcpu()
+    }
+
+    /// The moment that the log has got to.
+    fn log_moment(&self) -> u64 {
+        match &self.log {
+            Log::Checkpoints(checkpointing) => checkpointing.moment,
+            Log::None | Log::Copying(_) | Log::Whole(_) => self.machine.moment,
+        }
+    }
+
+    /// The machine as the log leads to it by now.
+    fn followed_state(&self) -> u64 {
+        match &self.log {
+            Log::Checkpoints(checkpointing) => checkpointing.state,
+            Log::None | Log::Copying(_) | Log::Whole(_) => self.machine.state_digest(),
+        }
+    }
+
     fn finish_delta(&mut self, world: &mut World, now_ms: u64, vcpu: Vec<u8>) -> Vec<Action> {
-        self.machine.moment += 1;
-        let moment = self.machine.moment;
+        let before = self.machine.moment;
         let mut machine = None;
         self.log = match std::mem::replace(&mut self.log, Log::None) {
+            Log::Copying(copying) if self.by_checkpoints => {
+                Log::Checkpoints(Checkpointing::new(copying.recorder, before))
+            }
             Log::Copying(copying) => {
                 machine = Some(self.machine.save_machine());
                 Log::Whole(copying.recorder)
             }
             log => log,
         };
+        if self.log.is_by_checkpoints() {
+            return self.finish_checkpoint(world, now_ms, vcpu, None);
+        }
+        self.machine.moment += 1;
+        let moment = self.machine.moment;
         if let Some(recorder) = self.log.whole() {
             recorder.delta(moment, vcpu, machine).expect("states are small");
         }
@@ -237,15 +320,21 @@ impl PrimaryDriver {
             return vec![];
         }
         let state = self.machine.state_digest();
-        self.cut_at(world, now_ms, state)
+        let chunks = self.close_chunks(world, state);
+        self.append(now_ms, chunks)
     }
 
-    fn cut_at(&mut self, world: &mut World, now_ms: u64, state: u64) -> Vec<Action> {
-        let moment = self.machine.moment;
+    /// Closes what is recorded, which leads to a machine of this state.
+    pub(crate) fn close_chunks(&mut self, world: &mut World, state: u64) -> Vec<Chunk> {
+        let moment = self.log_moment();
         let chunks: Vec<Chunk> = self.log.recorder().map_or(vec![], |log| log.cut(moment));
         if let Some(last) = chunks.last() {
             world.checker.cut(self.stream, last.number, state);
         }
+        chunks
+    }
+
+    pub(crate) fn append(&mut self, now_ms: u64, chunks: Vec<Chunk>) -> Vec<Action> {
         let chunks = chunks.into_iter();
         chunks.flat_map(|chunk| self.primary.append(now_ms, chunk)).collect()
     }

@@ -54,6 +54,9 @@ pub enum Fault {
     /// This happens as soon as a machine that moves is complete at the other side, or has been
     /// yielded, if one is within so many milliseconds.
     Lurk { left_ms: u64, yielded: bool, then: Box<Fault> },
+    /// As soon as a backup follows by a newer stream than this one (counted from 1), its primary is
+    /// cut off from it and dies; and so often.
+    Strike { stream: usize, times: u32 },
     /// Somebody looks whether a machine that this process has yielded is anywhere.
     Find { host: usize, process: u64 },
     /// A bit flips in the backup's machine.
@@ -107,6 +110,17 @@ pub fn plan(rng: &mut Rng, hosts: usize) -> Plan {
     let storm_us = at_us + 400_000;
     faults.retain(|(at_us, _)| *at_us < storm_us);
     faults.push((storm_us, Fault::Calm));
+    Plan { faults, storm_us }
+}
+
+/// Machines that are lost as soon as they are protected, one after the other.
+pub fn beginnings(rng: &mut Rng) -> Plan {
+    let times = rng.range(3, 8) as u32;
+    let storm_us = u64::from(times) * 700_000;
+    // Where words take long, there is time for wrong ones in between.
+    let slow = Fault::Slow { delay_max_us: rng.range(2_000, 30_000) };
+    let strike = Fault::Strike { stream: 0, times };
+    let faults = vec![(0, slow), (0, strike), (storm_us, Fault::Calm)];
     Plan { faults, storm_us }
 }
 

@@ -286,7 +286,7 @@ impl Process {
         let generation = driver.primary.generation();
         let actions = match second {
             true => Some(driver.second_hello()),
-            false => driver.join(stream, now_ms),
+            false => driver.join(world, stream, now_ms),
         };
         let Some(actions) = actions else {
             driver.standbys.failed(now_ms);
@@ -402,7 +402,7 @@ impl Process {
                     if let Happening::Protected { generation } = happening
                         && !driver.purpose.is_move()
                     {
-                        world.checker.pair_began(generation);
+                        world.checker.pair_began(generation, driver.by_checkpoints);
                     }
                     world.checker.reported(&happening, world.now_us);
                 }

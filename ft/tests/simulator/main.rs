@@ -8,6 +8,7 @@
 mod backup_driver;
 mod breaks;
 mod checker;
+mod checkpoints;
 mod engine;
 mod faults;
 mod host;
@@ -117,6 +118,10 @@ fn every_seed_keeps_the_promise() {
         assert!(total.while_copied > seeds, "machines stand still while they are copied");
         assert!(total.packed > seeds, "hardly anything is packed");
         assert!(total.moves > seeds / 20 && total.undecided > seeds / 500, "nothing moves");
+        assert!(total.checkpoints > seeds * 10, "hardly a machine is kept by checkpoints");
+        assert!(total.from_checkpoints > seeds / 4, "checkpoints are not put to use");
+        assert!(total.from_halves > seeds / 100, "no checkpoint is left half");
+        assert!(total.switches > seeds / 10, "no machine is kept now so and now so");
         assert!(total.lost() < seeds / 40, "too many runs are excused");
         assert!(total.lost_anyway <= seeds / 1000, "a single failure cost too many machines");
     }

@@ -63,6 +63,8 @@ pub struct PrimaryDriver {
     wanted: Option<(usize, Purpose)>,
     /// What the present pair is for.
     pub(crate) purpose: Purpose,
+    /// It is kept by checkpoints, and not by replay.
+    pub(crate) by_checkpoints: bool,
     /// The worker that carries outputs out is slow until then.
     busy_until_us: u64,
 }
@@ -104,6 +106,7 @@ impl PrimaryDriver {
             failing_over: false,
             wanted: None,
             purpose: Purpose::Protection,
+            by_checkpoints: false,
             busy_until_us: 0,
         }
     }
@@ -118,6 +121,15 @@ impl PrimaryDriver {
         self.leaving.extend(items);
     }
 
+    /// How long an output may take to leave where nothing goes wrong any more. A backup that is ever
+    /// further behind is lost only at the limit of that, and until then what it has not executed waits.
+    pub fn output_waits_at_most_us(&self) -> u64 {
+        match self.settings.ack {
+            AckMode::Received => 1_500_000,
+            AckMode::Verified => (self.settings.lag_limit_ms + 500) * 1000,
+        }
+    }
+
     pub fn open_sectors(&self) -> Vec<u64> {
         let open = self.machine.devices.open.values();
         open.filter_map(|output| match output {
@@ -128,12 +140,13 @@ impl PrimaryDriver {
     }
 
     /// The stream to a standby is open. Nothing, if nobody is wanted any more.
-    pub fn join(&mut self, stream: usize, now_ms: u64) -> Option<Vec<Action>> {
+    pub fn join(&mut self, world: &World, stream: usize, now_ms: u64) -> Option<Vec<Action>> {
         if !self.standbys.is_join_wanted() {
             return None;
         }
         self.stream = stream;
         self.kept = KeptPages::default();
+        self.by_checkpoints = world.chooses_checkpoints(stream);
         self.primary.join(now_ms, self.prologue(0)).ok()
     }
 
@@ -146,7 +159,8 @@ impl PrimaryDriver {
             digest_mode: DigestMode::EveryChunk,
             settings: Settings { purpose: self.purpose, ..self.settings.clone() },
             arbiter: String::from("simulated"),
-            machine: vec![],
+            // Nobody but the drivers reads this, as nothing of the protocol depends on it.
+            machine: vec![u8::from(self.by_checkpoints)],
             cpuid: vec![],
         }
     }
@@ -205,8 +219,12 @@ impl PrimaryDriver {
             self.failing_over = false;
             self.stopped = self.primary.state() != PrimaryState::Solo;
         }
+        if self.failing_over && self.pending_delta.is_none() {
+            actions.extend(self.end_checkpoints(world, now_ms));
+        }
         let idle = self.gate.is_empty() && self.leaving.is_empty() && self.in_flight.is_empty();
-        if self.failing_over && idle && self.pending_delta.is_none() {
+        let hasty = self.log.is_by_checkpoints() && world.is(Break::YieldUnsent);
+        if self.failing_over && (idle || hasty) && self.pending_delta.is_none() {
             self.failing_over = false;
             actions.extend(self.end_log(world, now_ms));
             actions.extend(self.primary.failover(now_ms).unwrap_or_default());
@@ -234,7 +252,12 @@ impl PrimaryDriver {
 
     /// A machine that is to move does so as soon as it can.
     pub fn observe(&mut self, happening: &Happening) {
-        if matches!(happening, Happening::Protected { .. }) && self.purpose.is_move() {
+        if !matches!(happening, Happening::Protected { .. }) {
+            return;
+        }
+        // One that is late closes it here at last.
+        self.gate_closed = true;
+        if self.purpose.is_move() {
             self.failing_over = true;
             self.stopped = true;
         }
@@ -244,12 +267,15 @@ impl PrimaryDriver {
     pub(crate) fn out(&mut self, world: &mut World, before: Trail, emitted: Vec<Emitted>) {
         world.checker.emitted(before, &emitted, world.now_us);
         for Emitted { total, output } in emitted {
-            let noted = self.log.whole().map(|recorder| recorder.output(&output));
+            let noted = self.log.output(world, &output);
             let (sequence, chunk) = noted.map_or((0, 0), |noted| (noted.sequence, noted.chunk));
             let gated = output.is_gated();
             let item = Item { total: Some(total), sequence, output };
             let early = world.is(Break::EarlyRelease);
-            if !self.gate_closed {
+            // A backup that is told to protect goes on from a checkpoint that it has: what only the
+            // next one leads to waits before that.
+            let uncovered = self.log.is_by_checkpoints() && !world.is(Break::OpenUntilProtect);
+            if !self.gate_closed && !uncovered {
                 self.leaving.push_back(item);
             } else if early {
                 self.carry_out(world, item);
@@ -374,7 +400,6 @@ impl PrimaryDriver {
                     }
                 }
                 self.gate_closed = !world.is(Break::LateGate);
-                self.gate.restart();
             }
             Action::Release { through } => {
                 let released = self.gate.release(through, world.now_us);
@@ -382,7 +407,6 @@ impl PrimaryDriver {
                     let last = released.last().map_or(0, |item| item.sequence);
                     self.confirmed = self.confirmed.max(last);
                 }
-                self.gate_closed = true;
                 self.leaving.extend(released);
             }
             Action::Hold => {

@@ -5,12 +5,12 @@ use ft::{AckMode, Compression, Patience, Primary, Purpose, Settings};
 use crate::backup_driver::{BackupDriver, standbys};
 use crate::breaks::Break;
 use crate::checker::Checker;
-use crate::faults::{CALM_US, plan};
+use crate::faults::{self, CALM_US, plan};
 use crate::host::{Process, Role};
 use crate::partitions::{self, Row};
 use crate::primary_driver::PrimaryDriver;
 use crate::queue::Due;
-use crate::rng::Rng;
+use crate::rng::{Rng, mix};
 use crate::tally::Tally;
 use crate::toy::Toy;
 use crate::world::World;
@@ -104,11 +104,16 @@ impl Run {
         let stays_disabled = rng.per_mille(250) && row.is_none();
         let plan = match row {
             Some(row) => partitions::plan(&mut rng, row),
+            // Not drawn, either.
+            None if mix(seed).is_multiple_of(40) => faults::beginnings(&mut rng),
             None => plan(&mut rng, hosts),
         };
         let mut world = World::new(rng, hosts);
         // Every other run, and not drawn: all that is drawn stays what it was.
         world.compression = Compression::ALL[(seed % 2) as usize];
+        // Half of the runs know replay alone; in the others a machine may go from one to the other.
+        world.checkpoint_per_mille = [0, 0, 500, 700][(seed / 2 % 4) as usize];
+        world.method_seed = mix(seed);
         world.broken = broken;
         world.trace = traced.then(Vec::new);
         world.disk_bound_us = disk_bound_us;

@@ -17,7 +17,7 @@ impl Run {
         if self.put_off(&fault) {
             return;
         }
-        if !matches!(fault, Fault::Lurk { .. }) {
+        if !matches!(fault, Fault::Lurk { .. } | Fault::Strike { .. }) {
             self.world.say(|| format!("FAULT {fault:?}"));
         }
         match fault {
@@ -96,13 +96,14 @@ impl Run {
                 let Some(host) = self.find(who) else { return };
                 if let Some(Process { role: Role::Backup(driver), .. }) = &mut self.processes[host]
                 {
-                    driver.spoil();
+                    driver.spoil(&mut self.world.rng);
                     self.excuse("its copy had been spoiled");
                 }
             }
             Fault::Partition(row) => self.cut_row(row),
             Fault::Judge { row, pair } => self.judge(&row, pair),
             Fault::Lurk { left_ms, yielded, then } => self.lurk(left_ms, yielded, then),
+            Fault::Strike { stream, times } => self.strike(stream, times),
             Fault::Find { host, process } => self.find_machine(host, process),
             Fault::Calm => self.calm(),
             Fault::Look => self.look(),
@@ -121,6 +122,26 @@ impl Run {
         } else if left_ms > 0 {
             self.world
                 .after(1_000, Due::Fault(Fault::Lurk { left_ms: left_ms - 1, yielded, then }));
+        }
+    }
+
+    /// A machine that has just become protected is lost before the backup has heard much of it.
+    fn strike(&mut self, stream: usize, times: u32) {
+        let newest = self.processes.iter().flatten().filter_map(|process| match &process.role {
+            Role::Backup(driver) => driver.followed_stream(),
+            Role::Primary(_) | Role::Ended => None,
+        });
+        let newest = newest.max().filter(|newest| *newest > stream);
+        let (stream, times) = (newest.unwrap_or(stream), times - u32::from(newest.is_some()));
+        if newest.is_some() {
+            let (from, to) = (Who::Live, Who::Follower);
+            let for_us = self.world.rng.range(20_000, 60_000);
+            let wait_us = self.world.rng.range(0, 20_000);
+            self.fault(Fault::Cut { from, to, both: false, for_us });
+            self.world.after(wait_us, Due::Fault(Fault::KillHost(Who::Live)));
+        }
+        if times > 0 && !self.is_calm {
+            self.world.after(1_000, Due::Fault(Fault::Strike { stream, times }));
         }
     }
 

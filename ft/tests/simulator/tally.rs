@@ -26,6 +26,15 @@ pub struct Tally {
     pub while_copied: u64,
     /// Frames whose body was packed.
     pub packed: u64,
+    pub checkpoints: u64,
+    /// Machines that went on from a checkpoint.
+    pub from_checkpoints: u64,
+    /// Those of them of whose next checkpoint some had come.
+    pub from_halves: u64,
+    /// Spoiled copies that the comparison of a checkpoint found.
+    pub found_spoiled: u64,
+    /// Machines that were kept in the other way than before.
+    pub switches: u64,
     /// Machines lost to a second failure, by what it was.
     pub excused: BTreeMap<&'static str, u64>,
     /// Those of them in runs that put second failures off.
@@ -47,6 +56,11 @@ impl Tally {
         self.deepest = self.deepest.max(other.deepest);
         self.while_copied += other.while_copied;
         self.packed += other.packed;
+        self.checkpoints += other.checkpoints;
+        self.from_checkpoints += other.from_checkpoints;
+        self.from_halves += other.from_halves;
+        self.found_spoiled += other.found_spoiled;
+        self.switches += other.switches;
         self.lost_anyway += other.lost_anyway;
         for (why, count) in &other.excused {
             *self.excused.entry(why).or_default() += count;
@@ -62,12 +76,24 @@ impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { seeds, takeovers, wins, promises, joins, protections, .. } = self;
         let Self { exposed_us, exposures, deepest, while_copied, moves, undecided, .. } = self;
-        let packed = self.packed;
+        let Self {
+            packed,
+            checkpoints,
+            from_checkpoints,
+            from_halves,
+            found_spoiled,
+            switches,
+            ..
+        } = self;
         write!(
             f,
             "{seeds} seeds: {takeovers} takeovers, {wins} wins and {promises} promises for the \
              primary; {moves} moves, {undecided} of unknown end; {joins} joins, \
-             {while_copied} outputs while they copied, {packed} frames packed, {protections} protections, {} ms from one to the next, up to generation {deepest}; {} machines lost \
+             {while_copied} outputs while they copied, {packed} frames packed, {protections} \
+             protections, {} ms from one to the next, up to generation {deepest}; {checkpoints} \
+             checkpoints, {from_checkpoints} machines went on from one, {from_halves} with half of \
+             the next, {found_spoiled} copies by them were found spoiled, {switches} changes \
+             between them and replay; {} machines lost \
              to a second failure ({} though it was put off)",
             exposed_us / 1000 / exposures.max(&1),
             self.lost(),

@@ -97,6 +97,14 @@ impl Toy {
         }
     }
 
+    /// Runs the guest to its next exit, and lets it do on the way what no log could reproduce:
+    /// another processor writes to memory, and what the guest asks of its own one nobody hears.
+    pub fn run_freely(&mut self, chance: u64) -> Exit {
+        self.run_partly(chance);
+        self.registers = mix(self.registers ^ chance);
+        self.run()
+    }
+
     fn touch(&mut self, salt: u64) {
         let page = self.registers % PAGES;
         let word = &mut self.memory[page as usize];
@@ -210,6 +218,13 @@ impl Toy {
         self.memory.iter().fold(mix(devices ^ self.registers), |all, word| mix(all ^ word))
     }
 
+    /// What a log that is followed by checkpoints compares: device models and memory.
+    pub fn digests(&self) -> (u64, u64) {
+        let fold = |all, byte: u8| mix(all ^ u64::from(byte));
+        let devices = self.save_machine().into_iter().fold(0, fold);
+        (devices, self.memory.iter().fold(0, |all, word| mix(all ^ word)))
+    }
+
     /// The last time the machine saw.
     pub fn last_time_ns(&self) -> u64 {
         self.devices.last_time_ns
@@ -257,6 +272,11 @@ impl Toy {
     /// A bit flips where it should not.
     pub fn spoil(&mut self) {
         self.registers ^= 1 << 20;
+    }
+
+    /// The same in a page.
+    pub fn spoil_page(&mut self, page: u64) {
+        self.memory[page as usize] ^= 1 << 20;
     }
 }
 

@@ -141,7 +141,8 @@ impl Run {
             }
             let open = driver.open_sectors();
             let history = driver.machine.devices.total;
-            checker.finish(history, &open, &self.world.disk, now_us);
+            let waited_us = driver.output_waits_at_most_us();
+            checker.finish(history, &open, &self.world.disk, (now_us, waited_us));
         }
         if live > 1 {
             checker.fail(String::from("two live at the end"));

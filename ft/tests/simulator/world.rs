@@ -10,7 +10,7 @@ use crate::checker::Checker;
 use crate::host::Inbox;
 use crate::network::Network;
 use crate::queue::{Due, Queue};
-use crate::rng::Rng;
+use crate::rng::{Rng, mix};
 
 /// A host's kernel, clock and hardware.
 #[derive(Debug)]
@@ -50,6 +50,9 @@ pub struct World {
     pub disk: BTreeMap<u64, u64>,
     /// What primaries do with large parts of their streams.
     pub compression: Compression,
+    /// Of 1000 joins, how many are by checkpoints; and what decides which.
+    pub checkpoint_per_mille: u64,
+    pub method_seed: u64,
     /// The longest that a disk write may take.
     pub disk_bound_us: u64,
     pub next_process: u64,
@@ -95,6 +98,8 @@ impl World {
             arbiter: Arbiter::default(),
             disk: BTreeMap::new(),
             compression: Compression::Off,
+            checkpoint_per_mille: 0,
+            method_seed: 0,
             disk_bound_us: 60_000,
             next_process: 1,
             lazy: 0,
@@ -107,6 +112,12 @@ impl World {
 
     pub fn is(&self, broken: Break) -> bool {
         self.broken == Some(broken)
+    }
+
+    /// Whether the machine that is joined over this stream is kept by checkpoints. Not drawn: all
+    /// that is drawn stays what it was.
+    pub fn chooses_checkpoints(&self, stream: usize) -> bool {
+        mix(self.method_seed ^ stream as u64) % 1000 < self.checkpoint_per_mille
     }
 
     pub fn say(&mut self, line: impl FnOnce() -> String) {
