@@ -70,8 +70,8 @@ impl Checkpointing {
 }
 
 impl PrimaryDriver {
-    /// Begins a checkpoint if one is due: also of a machine that stands still for the backup's sake,
-    /// or the user's, and has changed before.
+    /// Begins a checkpoint if one is due. It ends once the guest has run on for a little while its
+    /// pages went out, so a machine that stands still begins none.
     pub(crate) fn checkpoint_when_due(&mut self, world: &mut World, now_ms: u64) -> Vec<Action> {
         let Log::Checkpoints(checkpointing) = &self.log else { return vec![] };
         let per_mille = if self.stopped { 0 } else { checkpointing.due_per_mille() };
