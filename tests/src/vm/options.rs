@@ -250,7 +250,8 @@ mod tests {
         let vm =
             VmOptions { cmdline: vec!["ft.run=workload:cpu".to_owned()], ..VmOptions::default() };
         assert!(vm.kernel_words().ends_with(" ft.run=workload:cpu"));
-        assert!(vm.kernel_words().contains("ft.ip=10.77.0.101/24 mitigations=off "));
+        let words = vm.kernel_words();
+        assert!(words.contains("ft.ip=10.77.0.101/24 ft.gw=10.77.0.1 mitigations=off "), "{words}");
         let whole = VmOptions { quick_boot: false, ..vm };
         assert!(whole.kernel_words().ends_with("ft.gw=10.77.0.1 ft.run=workload:cpu"));
     }
