@@ -9,7 +9,7 @@ use tests::vm::{SingleVm, VmOptions, VmmProcess, initramfs, wait_until};
 const SOON: Duration = Duration::from_secs(180);
 /// Moments of a short recording: the kernel has set up its processor, its clock and its interrupts, and starts its first
 /// programs.
-const MOMENTS: u64 = 12_000;
+const MOMENTS: u64 = 8_000;
 
 /// Begins to record a boot.
 fn start_recording<'a>(
@@ -24,7 +24,7 @@ fn start_recording<'a>(
         "--initramfs",
         &initramfs(cluster).unwrap().display().to_string(),
         "--cmdline",
-        "console=ttyS0 lpj=4000000 quiet",
+        "console=ttyS0 lpj=4000000 quiet mitigations=off cryptomgr.notests",
         "--memory",
         "size=128M",
         "--console",
@@ -80,8 +80,11 @@ fn divergence((ended, text): &(Ended, String)) -> u64 {
     moment.parse().unwrap()
 }
 
-/// On a host with two processors, of which one VMM has the first and another one the second. Where the host's APIC id is
-/// left in CPUID, what is recorded on one differs from what is replayed on the other: leaf 0x8000001e (or 1, or 0xb) tells.
+/// On a host with two processors. Where the host's APIC id is left in CPUID, what is recorded on one differs from what is
+/// replayed on the other: leaf 0x8000001e (or 1, or 0xb) tells.
+///
+/// One VM at a time: where QEMU emulates two processors at once that both run a guest, one of the guests is now and then
+/// shut down out of nowhere, which a replay by itself then does not repeat.
 #[test]
 fn a_guest_that_reads_its_hosts_clock_or_apic_id_diverges_and_both_states_are_shown() {
     const TSC: &[&str] = &["--debug-undo", "tsc-rewrite"];
@@ -93,21 +96,16 @@ fn a_guest_that_reads_its_hosts_clock_or_apic_id_diverges_and_both_states_are_sh
         cluster.host(0).shell(&format!("taskset -acp {cpu} $PPID")).unwrap();
     };
     pin(0);
-    let treated = start_recording(&cluster, "treated", &[]);
-    pin(1);
-    let with_tsc = start_recording(&cluster, "with-tsc", TSC);
-    let (treated, with_tsc) = (recorded(treated), recorded(with_tsc));
-
-    let tsc_replay = start_replay(&cluster, &with_tsc, &[]);
-    pin(0);
+    let treated = recorded(start_recording(&cluster, "treated", &[]));
+    let with_tsc = recorded(start_recording(&cluster, "with-tsc", TSC));
+    shows_both_states(&replayed(start_replay(&cluster, &with_tsc, &[])));
     let with_apic_id = recorded(start_recording(&cluster, "with-apic-id", APIC_ID));
-    shows_both_states(&replayed(tsc_replay));
+    let again = replayed(start_replay(&cluster, &with_apic_id, APIC_ID));
+    must_be_equal(&again, "on the same processor all is equal");
 
-    let same_processor = start_replay(&cluster, &with_apic_id, APIC_ID);
     pin(1);
-    let other_processor = start_replay(&cluster, &treated, &[]);
-    must_be_equal(&replayed(same_processor), "on the same processor all is equal");
-    must_be_equal(&replayed(other_processor), "the treatment makes processors equal");
+    let elsewhere = replayed(start_replay(&cluster, &treated, &[]));
+    must_be_equal(&elsewhere, "the treatment makes processors equal");
     divergence(&replayed(start_replay(&cluster, &with_apic_id, APIC_ID)));
 }
 
