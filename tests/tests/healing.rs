@@ -36,7 +36,7 @@ fn play(cluster: &Cluster) -> Result<()> {
         read_time(&mut pair, count).context("the processor's time is to be read")?;
         must_heal(&mut pair, &load, count)?;
     }
-    flip_a_byte(&mut pair, cluster).context("a byte is to be flipped")?;
+    flip_a_byte(&mut pair, cluster, READINGS + 1).context("a byte is to be flipped")?;
     must_heal(&mut pair, &load, READINGS + 1)?;
     flip_a_register(&mut pair, cluster, READINGS + 2).context("a register is to be flipped")?;
     must_heal(&mut pair, &load, READINGS + 2)?;
@@ -98,8 +98,20 @@ fn wait_for_divergence(pair: &mut Pair<'_>, count: u64, patience: Duration) -> R
     waited.with_context(|| pair.describe())
 }
 
-/// Changes the backup's idea of what time it is in the guest, behind everybody's back.
-fn flip_a_byte(pair: &mut Pair<'_>, cluster: &Cluster) -> Result<()> {
+/// Changes the backup's idea of what time it is in the guest, behind everybody's back, until it is found: a delta may bring the
+/// page anew before anything comes of it.
+fn flip_a_byte(pair: &mut Pair<'_>, cluster: &Cluster, count: u64) -> Result<()> {
+    for _ in 0..FLIPS_MAX {
+        set_a_byte(pair, cluster)?;
+        match wait_for_divergence(pair, count, SOON) {
+            Ok(()) => return Ok(()),
+            Err(error) => println!("    not found: {}", error.root_cause()),
+        }
+    }
+    bail!("{FLIPS_MAX} flips and none was found\n{}", pair.describe())
+}
+
+fn set_a_byte(pair: &mut Pair<'_>, cluster: &Cluster) -> Result<()> {
     let ask = Ask::Symbol { name: "jiffies_64".to_owned() };
     let Answer::Text(address) = pair.guest().control()?.ask(&ask)? else { bail!("no symbol") };
     let place = u64::from_str_radix(&address, 16)?.checked_sub(KERNEL_BASE);
