@@ -17,11 +17,10 @@ use tests::vm::{Acknowledgement, Pair, PairOptions, wait_until};
 const READINGS: u64 = 2;
 /// Where a kernel that was not moved maps its own image; its physical addresses begin at 0.
 const KERNEL_BASE: u64 = 0xffff_ffff_8000_0000;
-const PATIENCE: Duration = Duration::from_secs(90);
-/// A register that was flipped differs at the next moment or not at all: the guest was about to give it another value.
+/// What differs is found soon or not at all: a register that the guest was about to give another value, or what a delta brings
+/// anew before anything comes of it.
 const SOON: Duration = Duration::from_secs(6);
-const READINGS_MAX: u32 = 10;
-const FLIPS_MAX: u32 = 10;
+const TRIES_MAX: u32 = 10;
 
 #[test]
 fn copies_that_differ_are_made_equal_again_and_the_next_takeover_loses_nothing() {
@@ -57,23 +56,33 @@ fn start(cluster: &Cluster) -> Result<Pair<'_>> {
     common::joined(cluster, options)
 }
 
-/// Has a program in the guest read the processor's time, until that is found. Where a delta ends the interval in which it
-/// does, the backup is given what it read, and nothing differs.
+/// Has a program in the guest read the processor's time, until that is found.
 fn read_time(pair: &mut Pair<'_>, count: u64) -> Result<()> {
-    for _ in 0..READINGS_MAX {
+    until_found(pair, count, |pair| {
         let answer = pair.guest().control()?.ask(&Ask::TimeStamp)?;
         ensure!(matches!(answer, Answer::Text(_)), "the time stamp: {answer:?}");
+        Ok(())
+    })
+}
+
+/// Does what makes the copies differ, until they are found to differ for this time in all.
+fn until_found(
+    pair: &mut Pair<'_>,
+    count: u64,
+    mut spoil: impl FnMut(&mut Pair<'_>) -> Result<()>,
+) -> Result<()> {
+    for _ in 0..TRIES_MAX {
+        spoil(pair)?;
         match wait_for_divergence(pair, count, SOON) {
             Ok(()) => return Ok(()),
             Err(error) => println!("    not found: {}", error.root_cause()),
         }
     }
-    bail!("{READINGS_MAX} readings and none was found\n{}", pair.describe())
+    bail!("tried {TRIES_MAX} times, and nothing was found\n{}", pair.describe())
 }
 
-/// The copies are found to differ for this time in all, and are made equal.
+/// The copies, which differed for this time in all, are made equal.
 fn must_heal(pair: &mut Pair<'_>, load: &JournalLoad, count: u64) -> Result<()> {
-    wait_for_divergence(pair, count, PATIENCE)?;
     let begun = Instant::now();
     pair.wait_until_protected()?;
     let info = pair.ft_info()?;
@@ -98,17 +107,9 @@ fn wait_for_divergence(pair: &mut Pair<'_>, count: u64, patience: Duration) -> R
     waited.with_context(|| pair.describe())
 }
 
-/// Changes the backup's idea of what time it is in the guest, behind everybody's back, until it is found: a delta may bring the
-/// page anew before anything comes of it.
+/// Changes the backup's idea of what time it is in the guest, behind everybody's back, until it is found.
 fn flip_a_byte(pair: &mut Pair<'_>, cluster: &Cluster, count: u64) -> Result<()> {
-    for _ in 0..FLIPS_MAX {
-        set_a_byte(pair, cluster)?;
-        match wait_for_divergence(pair, count, SOON) {
-            Ok(()) => return Ok(()),
-            Err(error) => println!("    not found: {}", error.root_cause()),
-        }
-    }
-    bail!("{FLIPS_MAX} flips and none was found\n{}", pair.describe())
+    until_found(pair, count, |pair| set_a_byte(pair, cluster))
 }
 
 fn set_a_byte(pair: &mut Pair<'_>, cluster: &Cluster) -> Result<()> {
@@ -135,18 +136,12 @@ fn set_a_byte(pair: &mut Pair<'_>, cluster: &Cluster) -> Result<()> {
 /// Changes a register of the backup's processor behind everybody's back, until it is found.
 fn flip_a_register(pair: &mut Pair<'_>, cluster: &Cluster, count: u64) -> Result<()> {
     let program = binaries()?.join("flip-register").display().to_string();
-    let mut said = String::new();
-    for _ in 0..FLIPS_MAX {
+    until_found(pair, count, |pair| {
         let backup = pair.backup().context("there is no backup")?;
         let order = Order::new([program.clone(), backup.pid().to_string()]);
         let output = cluster.host(backup.host_index()).run(order)?;
         // What is found late is thrown away just while it is to be flipped again: that is no failure.
-        said = [output.stdout.trim(), output.stderr.trim()].concat();
-        println!("    {said}");
-        match wait_for_divergence(pair, count, SOON) {
-            Ok(()) => return Ok(()),
-            Err(error) => println!("    not found: {}", error.root_cause()),
-        }
-    }
-    bail!("{FLIPS_MAX} flips and none was found; the last one: {said}\n{}", pair.describe())
+        println!("    {}{}", output.stdout.trim(), output.stderr.trim());
+        Ok(())
+    })
 }
