@@ -61,6 +61,18 @@ pub enum Action {
         /// The digests of the pages from there on.
         digests: Vec<PageDigest>,
     },
+    /// Primary: note these pages, which the backup may have otherwise than this side. A page that the
+    /// machine does not have is [`Event::Damaged`].
+    NoteTouched {
+        /// Their frames.
+        frames: Vec<u64>,
+    },
+    /// Primary: the backup's copy is to be healed. Between two intervals, and whether or not the
+    /// machine is stalled, append a delta with machine state; its pages are those written since the
+    /// last delta, and of those noted the ones that differ here or are not known not to. Then call
+    /// `Primary::healing`. Until the backup has it no output leaves. Where that cannot be done,
+    /// `Primary::disable` ends the protection.
+    Heal,
     /// Primary: the backup is ready for the machine. Start a recorder and append the machine's pages,
     /// in as many chunks as it takes, while the machine runs on and nothing else of it is recorded;
     /// then stop it, append what it has written meanwhile and a delta with machine state, record
@@ -95,6 +107,14 @@ pub enum Action {
     Prepare(Box<Prologue>),
     /// Backup: a part of the log for the replay.
     Deliver(Batch),
+    /// Backup: let the replay skip the log to the next delta with machine state
+    /// ([`Replay::heal`](crate::Replay::heal)), and tell the primary how this copy may differ from
+    /// its: by `Backup::touched` the pages that were written since an earlier delta, or by
+    /// `Backup::kept` the `whole` memory. Then call `Backup::told`.
+    TellCopy {
+        /// The pages written of late are not enough.
+        whole: bool,
+    },
     /// Backup: throw the half-built machine away.
     Discard,
     /// Backup: replay everything that was delivered, then call `Backup::drained`.
@@ -232,6 +252,9 @@ pub enum Happening {
     /// The copies differ.
     #[error("the backup's copy diverged: {0}")]
     Diverged(Divergence),
+    /// The copies are equal again, and the backup can take over.
+    #[error("the backup's copy was healed")]
+    Healed,
     /// This side took over.
     #[error("took over in generation {generation}")]
     Live {

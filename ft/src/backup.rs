@@ -11,6 +11,9 @@
 //!                                                             Live ◄─────────────── Won
 //! ```
 //!
+//! A follower whose copy is found to differ goes on following: it asks to be healed, and skips the log
+//! until it is. If its primary is lost before that, it halts.
+//!
 //! One that the machine moves to ([`Purpose::Move`](crate::Purpose::Move)) drains by `Yield` alone:
 //! if its primary is lost before, it waits for the next one, and if there is no arbiter it asks
 //! nobody.
@@ -37,6 +40,10 @@ use crate::watch::Watch;
 
 /// Bytes of log that a primary may send above its limit before it notices.
 const BACKLOG_BYTES: u64 = 16 << 20;
+
+/// A copy that differs again so soon was not healed by the pages written of late: all of its memory
+/// is looked at then.
+const RELAPSE_MS: u64 = 30_000;
 
 /// Where a backup stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +89,12 @@ pub struct Backup {
     contest: Option<Contest>,
     /// Not to go live before this time: until then the primary may hold a lease.
     fence_until_ms: u64,
+    /// What differs, while the delta that heals this copy is not here.
+    healing: Option<Divergence>,
+    /// How this copy may differ is still being told.
+    telling: bool,
+    /// When the copy was last healed by the pages written of late.
+    healed_ms: Option<u64>,
 }
 
 impl Backup {
@@ -104,6 +117,9 @@ impl Backup {
             unexecuted_bytes: 0,
             contest: None,
             fence_until_ms: 0,
+            healing: None,
+            telling: false,
+            healed_ms: None,
         }
     }
 
@@ -131,14 +147,48 @@ impl Backup {
         self.progress
     }
 
+    /// Whether its copy is known to differ, and the delta that heals it is not here: it cannot take
+    /// over.
+    #[must_use]
+    pub fn is_healing(&self) -> bool {
+        self.healing.is_some()
+    }
+
     /// Before [`Backup::prepared`]: the machine's memory is what is left of an earlier join, and its
-    /// pages from `first_frame` on digest like this. To be told of all of it, in ascending order.
+    /// pages from `first_frame` on digest like this. To be told of all of it, in ascending order. So
+    /// it is before [`Backup::told`] if the [`Action::TellCopy`] was for the whole memory.
     pub fn kept(&mut self, now_ms: u64, first_frame: u64, digests: Vec<PageDigest>) -> Vec<Action> {
         let mut out = self.attend(now_ms);
-        if self.state == BackupState::Preparing && self.stream_open {
+        let asked = self.state == BackupState::Preparing || self.is_telling();
+        if asked && self.stream_open {
             out.push(Word::Kept { first_frame, digests }.into());
         }
         out
+    }
+
+    /// Before [`Backup::told`], after an [`Action::TellCopy`] that is not for the whole memory: pages
+    /// that were written here since an earlier delta, at most
+    /// [`TOUCHED_AT_ONCE_MAX`](crate::TOUCHED_AT_ONCE_MAX).
+    pub fn touched(&mut self, now_ms: u64, frames: Vec<u64>) -> Vec<Action> {
+        let mut out = self.attend(now_ms);
+        if self.is_telling() && self.stream_open {
+            out.push(Word::Touched { frames }.into());
+        }
+        out
+    }
+
+    /// All was told that [`Action::TellCopy`] asks for.
+    pub fn told(&mut self, now_ms: u64) -> Vec<Action> {
+        let mut out = self.attend(now_ms);
+        if self.is_telling() && self.stream_open {
+            out.push(Word::Told.into());
+        }
+        self.telling = false;
+        out
+    }
+
+    fn is_telling(&self) -> bool {
+        self.telling && self.state == BackupState::Following
     }
 
     /// The driver has built the machine of [`Action::Prepare`], or could not, with a sentence why.
@@ -184,11 +234,20 @@ impl Backup {
         out
     }
 
-    /// The replay found that this copy is not the machine.
-    pub fn diverged(&mut self, now_ms: u64, divergence: Divergence) -> Vec<Action> {
+    /// The replay found that this copy is not the machine. `curable`: a delta with machine state can
+    /// make it that again.
+    pub fn diverged(
+        &mut self,
+        now_ms: u64,
+        divergence: Divergence,
+        curable: bool,
+    ) -> Vec<Action> {
         let mut out = self.attend(now_ms);
         match self.state {
             BackupState::Waiting | BackupState::Live | BackupState::Halted => {}
+            BackupState::Following if curable && self.may_ask_for_healing() => {
+                self.ask_for_healing(now_ms, divergence, &mut out);
+            }
             BackupState::Preparing
             | BackupState::Joining
             | BackupState::Following
@@ -203,6 +262,25 @@ impl Backup {
             }
         }
         out
+    }
+
+    /// A machine that moves stays where it is if the copy differs: nothing is lost by that.
+    fn may_ask_for_healing(&self) -> bool {
+        let under_way = self.telling || self.healing.is_some();
+        self.stream_open && !under_way && !self.settings.purpose.is_move()
+    }
+
+    fn ask_for_healing(&mut self, now_ms: u64, divergence: Divergence, out: &mut Vec<Action>) {
+        let relapse = self.healed_ms.take_if(|at| now_ms.saturating_sub(*at) < RELAPSE_MS);
+        let whole = relapse.is_some();
+        if !whole {
+            self.healed_ms = Some(now_ms);
+        }
+        self.telling = true;
+        self.healing = Some(divergence.clone());
+        out.push(Word::Differs(divergence.clone()).into());
+        out.push(Action::Report(Happening::Diverged(divergence)));
+        out.push(Action::TellCopy { whole });
     }
 
     /// Everything that was delivered is replayed, after [`Action::Drain`].
@@ -316,6 +394,9 @@ impl Backup {
                 out.push(Word::Left.into());
                 self.halt(HaltReason::Left, out);
             }
+            (Message::Word(Word::Yield { .. }), Following) if self.is_healing() => {
+                self.halt_unhealed(out);
+            }
             (Message::Word(Word::Yield { chunk }), Following)
                 if chunk == self.progress.received =>
             {
@@ -339,6 +420,9 @@ impl Backup {
         self.ready = false;
         self.unexecuted.clear();
         self.unexecuted_bytes = 0;
+        self.healing = None;
+        self.telling = false;
+        self.healed_ms = None;
         self.settings = prologue.settings.clone();
         self.vm_id = prologue.vm_id;
         self.generation = prologue.generation;
@@ -366,7 +450,11 @@ impl Backup {
                 let bytes = chunk.records.len() as u64;
                 self.unexecuted.push_back((chunk.number, bytes));
                 self.unexecuted_bytes += bytes;
+                let heals = batch.has_whole_state();
                 out.push(Action::Deliver(batch));
+                if heals && self.healing.take().is_some() {
+                    out.push(Action::Report(Happening::Healed));
+                }
                 self.acknowledge(out);
                 self.check_backlog(now_ms, out);
             }
@@ -501,6 +589,10 @@ impl Backup {
             BackupState::Following if self.settings.purpose.is_move() => {
                 self.give_up(&cause, out);
             }
+            BackupState::Following if self.is_healing() => {
+                out.push(Action::Report(Happening::PeerLost(cause)));
+                self.halt_unhealed(out);
+            }
             BackupState::Following => {
                 self.fence_until_ms =
                     self.watch.heard_ms().saturating_add(self.settings.timeout_ms);
@@ -516,6 +608,15 @@ impl Backup {
             | BackupState::Live
             | BackupState::Halted => {}
         }
+    }
+
+    /// Nobody heals this copy any more: the primary may go on without it.
+    fn halt_unhealed(&mut self, out: &mut Vec<Action>) {
+        let Some(divergence) = self.healing.take() else { return };
+        if self.stream_open {
+            out.push(Word::Diverged(divergence.clone()).into());
+        }
+        self.halt(HaltReason::Diverged(divergence), out);
     }
 
     /// The machine does not come here; another may.

@@ -46,6 +46,15 @@ pub struct Batch {
     pub records: VecDeque<(u64, Record)>,
 }
 
+impl Batch {
+    /// Whether one of its deltas has all of the machine: who has that needs nothing before it.
+    #[must_use]
+    pub fn has_whole_state(&self) -> bool {
+        let whole = |record: &Record| matches!(record, Record::Delta { machine: Some(_), .. });
+        self.records.iter().any(|(_, record)| whole(record))
+    }
+}
+
 impl Chunk {
     /// The body of the frame that carries this chunk. The start moment travels in its header.
     #[must_use]

@@ -8,6 +8,9 @@ use alloc::vec::Vec;
 
 use crate::record::{PAGE_SIZE, Page};
 
+/// Frames in one message at most.
+pub const TOUCHED_AT_ONCE_MAX: usize = 4096;
+
 /// Tells two pages apart, as well as 64 bits can. That of a page of zeros is zero.
 ///
 /// XXH64 and not XXH3: it needs no vector instructions, which cost an emulated host dearly, and
@@ -76,6 +79,8 @@ fn end_of((first, digests): &(u64, Vec<PageDigest>)) -> u64 {
 }
 
 const _: () = assert!(KEPT_AT_ONCE_MAX * size_of::<PageDigest>() < PAGE_SIZE * 16);
+// A frame takes ten bytes at most.
+const _: () = assert!(TOUCHED_AT_ONCE_MAX * 10 < PAGE_SIZE * 16);
 
 #[cfg(test)]
 mod tests {

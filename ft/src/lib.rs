@@ -50,7 +50,7 @@ pub use error::{DecodeError, Divergence, FrameError, Mismatch, RecordError};
 pub use event::{BlockOp, Input, Output, Trail};
 pub use frame::{Frame, FrameReader, FrameWriter, Kind};
 pub use gate::{Gate, Weight};
-pub use kept::{KEPT_AT_ONCE_MAX, KeptPages, PageDigest};
+pub use kept::{KEPT_AT_ONCE_MAX, KeptPages, PageDigest, TOUCHED_AT_ONCE_MAX};
 pub use message::{Ack, Heartbeat, Link, Message, MessageError, Role, Word};
 pub use packing::Compression;
 pub use primary::{Primary, PrimaryState, Progress, RequestError};

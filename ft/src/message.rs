@@ -82,13 +82,25 @@ pub enum Word {
     /// Backup: my copy is not the machine; it never goes live.
     Diverged(Divergence),
     /// Backup, before its welcome: my memory has pages of this machine already, and so they digest.
-    /// Told of all of it, in ascending order, or of nothing: then it is zero.
+    /// Told of all of it, in ascending order, or of nothing: then it is zero. After
+    /// [`Word::Differs`]: the same, of a copy that is to be healed.
     Kept {
         /// The frame of the first page.
         first_frame: u64,
         /// The digests of the pages from there on, at most [`KEPT_AT_ONCE_MAX`](crate::KEPT_AT_ONCE_MAX).
         digests: Vec<PageDigest>,
     },
+    /// Backup: my copy is not the machine now; make it the machine again. I follow, and cannot take
+    /// over before that.
+    Differs(Divergence),
+    /// Backup, after [`Word::Differs`]: these pages of my memory may be others than yours, besides
+    /// those that you have written since your last delta.
+    Touched {
+        /// Their frames, at most [`TOUCHED_AT_ONCE_MAX`](crate::TOUCHED_AT_ONCE_MAX).
+        frames: Vec<u64>,
+    },
+    /// Backup: that is all that there is to say about how my copy may differ.
+    Told,
 }
 
 impl Word {
@@ -98,6 +110,7 @@ impl Word {
             Self::Kept { first_frame, digests } => {
                 format!("a list of {} pages from frame {first_frame} on", digests.len())
             }
+            Self::Touched { frames } => format!("a list of {} pages", frames.len()),
             word => format!("{word:?}"),
         }
     }
@@ -306,6 +319,9 @@ mod tests {
             (Word::Live { generation: 2 }, "0a02"),
             (Word::Diverged(Divergence::TimeAsked { moment: 1 }), "0b0401"),
             (Word::Kept { first_frame: 3, digests: vec![[1; 8]] }, "0c0301 0101010101010101"),
+            (Word::Differs(Divergence::TimeAsked { moment: 1 }), "0d0401"),
+            (Word::Touched { frames: vec![3, 300] }, "0e0203ac02"),
+            (Word::Told, "0f"),
         ];
         for (word, golden) in words {
             assert_eq!(hex(&encode(&word)), golden.replace(' ', ""), "{word:?}");

@@ -88,6 +88,20 @@ pub enum RequestError {
     },
 }
 
+/// How far the healing of a backup's copy is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Healing {
+    /// There is nothing to heal.
+    Sound,
+    /// The backup tells how its copy may differ.
+    Told,
+    /// The driver makes the delta that heals it.
+    Made,
+    /// That ends with this chunk, which the backup does not have yet, or has not executed where
+    /// that counts.
+    Sent { chunk: u64 },
+}
+
 /// One machine's primary side, through all its backups.
 #[derive(Clone, Debug)]
 pub struct Primary {
@@ -104,6 +118,8 @@ pub struct Primary {
     released: u64,
     /// The backup's outputs differed: its acknowledgements count for nothing any more.
     distrusted: bool,
+    /// While it is under way no output is released.
+    healing: Healing,
     stalled: bool,
     contest: Option<Contest>,
     /// In `Holding`: no output is being carried out any more.
@@ -125,6 +141,7 @@ impl Primary {
             flight: Flight::default(),
             released: 0,
             distrusted: false,
+            healing: Healing::Sound,
             stalled: false,
             contest: None,
             quiet: false,
@@ -195,6 +212,7 @@ impl Primary {
         self.flight = Flight::default();
         self.released = 0;
         self.distrusted = false;
+        self.healing = Healing::Sound;
         self.stalled = false;
         let prologue = Prologue { vm_id: self.vm_id, generation: self.generation, ..prologue };
         let hello = Action::Send(Message::Hello(Box::new(prologue)));
@@ -241,6 +259,21 @@ impl Primary {
         self.state = PrimaryState::Yielding;
         out.push(Word::Yield { chunk: self.flight.last_sent() }.into());
         Ok(out)
+    }
+
+    /// The delta of [`Action::Heal`] is appended: it ends with this chunk.
+    pub fn healing(&mut self, now_ms: u64, chunk: u64) -> Vec<Action> {
+        let out = self.attend(now_ms);
+        if self.healing == Healing::Made {
+            self.healing = Healing::Sent { chunk };
+        }
+        out
+    }
+
+    /// Whether the backup's copy differs: it cannot take over before it is healed.
+    #[must_use]
+    pub fn is_healing(&self) -> bool {
+        self.state == PrimaryState::Protected && self.healing != Healing::Sound
     }
 
     /// Whether nobody but the user can tell where the machine is.

@@ -328,6 +328,12 @@ impl Recorder {
         self.outputs
     }
 
+    /// The number of the chunk that was closed last; 0 before the first.
+    #[must_use]
+    pub fn last_chunk(&self) -> u64 {
+        self.number - 1
+    }
+
     /// Closes the chunk being filled: the handler of exit `moment` has finished. Returns all chunks
     /// not yet handed out, oldest first; none if nothing has happened since the last cut.
     pub fn cut(&mut self, moment: u64) -> Vec<Chunk> {

@@ -107,6 +107,8 @@ pub struct Replay {
     outputs: Trail,
     last_time_ns: u64,
     ended: Option<EndReason>,
+    /// The machine is not the recorded one, and waits for the delta that makes it that again.
+    healing: bool,
 }
 
 impl Replay {
@@ -130,6 +132,7 @@ impl Replay {
             outputs: Trail::default(),
             last_time_ns: 0,
             ended: None,
+            healing: false,
         }
     }
 
@@ -158,12 +161,28 @@ impl Replay {
         Ok(())
     }
 
+    /// The machine is not the one that was recorded: nothing is run, applied or compared until a
+    /// delta with machine state comes. What deltas before it bring is kept for that one, so the
+    /// machine's memory does not change until then.
+    pub fn heal(&mut self) {
+        self.healing = true;
+    }
+
+    /// Whether the machine still waits for the delta that [`Replay::heal`] speaks of.
+    #[must_use]
+    pub fn is_healing(&self) -> bool {
+        self.healing
+    }
+
     /// What the machine, which is at `moment` with all handlers finished, has to do next.
     ///
     /// # Errors
     ///
     /// When the machine is not the one that was recorded.
     pub fn next_step(&mut self, moment: u64) -> Result<Step, Divergence> {
+        if self.healing {
+            return self.skip();
+        }
         loop {
             let Some(batch) = self.batches.front_mut() else {
                 return Ok(self.ended.map_or(Step::Wait, Step::End));
@@ -187,6 +206,41 @@ impl Replay {
                 return Ok(step);
             }
         }
+    }
+
+    /// Goes on to the delta that heals. No chunk before that one's is told of as executed.
+    fn skip(&mut self) -> Result<Step, Divergence> {
+        while let Some(batch) = self.batches.front_mut() {
+            let Some((moment, record)) = batch.records.pop_front() else {
+                self.batches.pop_front();
+                continue;
+            };
+            let step = match record {
+                Record::Input(Input::Tick { now_ns } | Input::TimeRead { now_ns }) => {
+                    self.last_time_ns = now_ns;
+                    None
+                }
+                Record::Delta { machine: None, .. }
+                | Record::Input(_)
+                | Record::Digest { .. }
+                | Record::Registers(_)
+                | Record::Devices { .. }
+                | Record::StateDigest { .. } => None,
+                Record::Delta { machine: Some(_), .. } => {
+                    self.healing = false;
+                    self.consume(moment, record)?
+                }
+                Record::Pages { .. }
+                | Record::Patches { .. }
+                | Record::Models { .. }
+                | Record::Released { .. }
+                | Record::End { .. } => self.consume(moment, record)?,
+            };
+            if let Some(step) = step {
+                return Ok(step);
+            }
+        }
+        Ok(self.ended.map_or(Step::Wait, Step::End))
     }
 
     fn end_chunk(&mut self, moment: u64) -> Result<Step, Divergence> {

@@ -287,6 +287,7 @@ impl Standbys {
                 self.situation = Situation::Protected { since_ms: now_ms };
             }
             Happening::Diverged(_) => self.diverged = true,
+            Happening::Healed => self.diverged = false,
             Happening::PeerLost(_) => {
                 self.parted(now_ms);
                 self.situation = Situation::Deciding;

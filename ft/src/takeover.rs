@@ -92,6 +92,23 @@ impl Ledger {
         }
     }
 
+    /// The machine here was not the one that was recorded, and is again: what it put out after
+    /// `sequence` was not that one's, and which requests are open its new state says.
+    pub fn heal(&mut self, sequence: u64) {
+        self.forget(|at, output| {
+            at > sequence
+                || match output {
+                    Output::Block { .. } | Output::Entropy { .. } => true,
+                    Output::Packet { .. }
+                    | Output::Console { .. }
+                    | Output::Serial { .. }
+                    | Output::NetOffloads { .. }
+                    | Output::Reset
+                    | Output::PowerOff => false,
+                }
+        });
+    }
+
     /// What to do again, in order, with its sequence. The ledger is empty then.
     pub fn redo(&mut self) -> Vec<(u64, Output)> {
         self.packet_bytes = 0;
@@ -153,6 +170,17 @@ mod tests {
         let redo = ledger.redo();
         assert_eq!(redo, [(4, write(8)), (5, packet(3))], "a released write may not be complete");
         assert!(ledger.is_empty());
+    }
+
+    #[test]
+    fn of_a_machine_that_was_healed_what_it_put_out_by_mistake_is_not_done_again() {
+        let mut ledger = Ledger::new();
+        for (at, output) in [packet(1), write(7), packet(2), packet(9)].into_iter().enumerate() {
+            ledger.output(at as u64 + 1, output);
+        }
+        ledger.heal(3);
+        ledger.output(8, packet(3));
+        assert_eq!(ledger.redo(), [(1, packet(1)), (3, packet(2)), (8, packet(3))]);
     }
 
     #[test]

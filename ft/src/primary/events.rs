@@ -2,7 +2,7 @@
 
 use alloc::{format, string::ToString, vec::Vec};
 
-use super::{Primary, PrimaryState};
+use super::{Healing, Primary, PrimaryState};
 use crate::action::{Action, HaltReason, Happening, LossCause, SoloReason};
 use crate::arbiter::{Answer, Contest};
 use crate::error::Divergence;
@@ -58,6 +58,23 @@ impl Primary {
                 out.push(Action::Report(Happening::Diverged(divergence)));
                 self.go_solo(self.generation + 1, SoloReason::Diverged, out);
             }
+            // It cannot take the machine, and will answer so.
+            (Word::Differs(_), Yielding) => {}
+            (Word::Differs(divergence), Protected | Leaving) => {
+                out.push(Action::Report(Happening::Diverged(divergence)));
+                self.await_telling(out);
+            }
+            (Word::Touched { .. } | Word::Kept { .. } | Word::Told, Leaving | Yielding) => {}
+            (Word::Touched { frames }, Protected) if self.healing == Healing::Told => {
+                out.push(Action::NoteTouched { frames });
+            }
+            (Word::Kept { first_frame, digests }, Protected) if self.healing == Healing::Told => {
+                out.push(Action::NoteKept { first_frame, digests });
+            }
+            (Word::Told, Protected) if self.healing == Healing::Told => {
+                self.healing = Healing::Made;
+                out.push(Action::Heal);
+            }
             (Word::Left, Leaving | Holding) => {
                 self.go_solo(self.generation + 1, SoloReason::Left, out);
             }
@@ -90,6 +107,7 @@ impl Primary {
                 return self.distrust(divergence, out);
             }
         }
+        self.note_healed(out);
         self.echo(now_ms, ack.echo_ms);
         if self.stalled && self.flight.bytes() <= self.settings.log_limit_bytes / 2 {
             self.stalled = false;
@@ -137,6 +155,25 @@ impl Primary {
         }
     }
 
+    fn await_telling(&mut self, out: &mut Vec<Action>) {
+        match self.healing {
+            Healing::Sound => self.healing = Healing::Told,
+            Healing::Told | Healing::Made | Healing::Sent { .. } => {
+                self.nonsense("a copy that differs while it is being healed", out);
+            }
+        }
+    }
+
+    fn note_healed(&mut self, out: &mut Vec<Action>) {
+        match self.healing {
+            Healing::Sent { chunk } if self.acknowledged() >= chunk => {
+                self.healing = Healing::Sound;
+                out.push(Action::Report(Happening::Healed));
+            }
+            Healing::Sent { .. } | Healing::Sound | Healing::Told | Healing::Made => {}
+        }
+    }
+
     /// The chunk up to which the user's mode lets outputs leave.
     pub(super) fn acknowledged(&self) -> u64 {
         match self.settings.ack {
@@ -156,7 +193,8 @@ impl Primary {
             | PrimaryState::Halted => false,
         };
         let through = self.acknowledged();
-        if waits && !self.distrusted && through > self.released && self.may_carry_out(now_ms) {
+        let trusted = !self.distrusted && self.healing == Healing::Sound;
+        if waits && trusted && through > self.released && self.may_carry_out(now_ms) {
             self.released = through;
             out.push(Action::Release { through });
         }
