@@ -53,6 +53,13 @@ pub struct FtInfo {
     /// Times the replicas' digests differed since the VMM started. All other counters begin with
     /// the protection.
     pub divergences: u64,
+    /// Times a copy that differed was made equal again without ending the protection, since the VMM
+    /// started.
+    #[serde(default)]
+    pub healings: u64,
+    /// Primary: pages that were sent for the last of them.
+    #[serde(default)]
+    pub healing_pages: u64,
     /// Primary: the join that is under way, or the last one.
     pub join: Option<JoinInfo>,
     /// Who would be joined, in turn, when there is no backup.
@@ -118,6 +125,8 @@ pub enum FtState {
     Joining,
     /// Primary: the backup follows; outputs wait for it.
     Protected,
+    /// Either: the backup's copy differs and is made equal; outputs wait until it is.
+    Healing,
     /// Primary: the backup is lost; outputs are held while the arbiter is asked.
     Holding,
     /// Backup: no primary has come yet.
@@ -142,11 +151,12 @@ pub enum FtState {
 
 impl FtState {
     /// Every state there is.
-    pub const ALL: [FtState; 14] = [
+    pub const ALL: [FtState; 15] = [
         FtState::Off,
         FtState::Solo,
         FtState::Joining,
         FtState::Protected,
+        FtState::Healing,
         FtState::Holding,
         FtState::Waiting,
         FtState::Following,
@@ -166,6 +176,7 @@ impl FtState {
             FtState::Solo => "solo",
             FtState::Joining => "joining",
             FtState::Protected => "protected",
+            FtState::Healing => "healing",
             FtState::Holding => "holding",
             FtState::Waiting => "waiting",
             FtState::Following => "following",

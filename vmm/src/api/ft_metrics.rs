@@ -112,6 +112,8 @@ fn differences(text: &mut Exposition, info: &FtInfo) {
     text.single("vmm_ft_delta_pages_total", "counter", help, info.delta_pages);
     let help = "Times the copies differed since the VMM started.";
     text.single("vmm_ft_divergences_total", "counter", help, info.divergences);
+    let help = "Times a copy that differed was made equal again without ending the protection.";
+    text.single("vmm_ft_healings_total", "counter", help, info.healings);
     if let Some(event) = &info.last_event {
         let help = "When something happened to the pair last, by this host's clock.";
         let when = seconds(event.when_unix_ms);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use ft::Input;
 use hypervisor::{Exit, monotonic_ns};
 
+use super::healing::GUESTS_TURN_NS;
 use super::messages::{Ended, Inspection, Message, NOT_LOGGED, Report};
 use super::slowdown::Slowdown;
 use super::{Engine, Mode};
@@ -28,6 +29,10 @@ impl Engine {
             return Ok(());
         }
         self.copy()?;
+        self.heal()?;
+        if self.ended.is_some() {
+            return Ok(());
+        }
         self.checkpoint_when_due()?;
         if self.paused || self.stands_still() || !self.machine.runnable() {
             self.sleep();
@@ -89,6 +94,7 @@ impl Engine {
             }
             Message::Stall(on) => self.stalled = on,
             Message::SlowDown(percent) => self.slowdown = Slowdown::new(percent),
+            Message::Heal(plan) => self.begin_healing(plan),
             Message::Inspect(inspect) => inspect(&self.inspection()),
             Message::Stop => {
                 self.finish_log(ft::EndReason::Stopped)?;
@@ -155,6 +161,7 @@ impl Engine {
             timeout = timeout.min(Duration::from_nanos(deadline.saturating_sub(self.clock.now())));
         }
         let due_ns = match &self.mode {
+            Mode::Recording(recording) if recording.healing.is_some() => Some(monotonic_ns()),
             Mode::Recording(recording) => recording.flush_due_ns(),
             Mode::Copying(copying) => {
                 Some(copying.idle_due_ns(self.inbox.shared().executed_bytes()))
@@ -212,6 +219,9 @@ impl Engine {
         let turn_due_ns = match &self.mode {
             Mode::Copying(copying) => Some(copying.due_ns()),
             Mode::Checkpointing(checkpointing) => checkpointing.pace.due_ns(),
+            Mode::Recording(recording) if recording.healing.is_some() => {
+                Some(now_ns.saturating_add(GUESTS_TURN_NS))
+            }
             Mode::Live | Mode::Recording(_) | Mode::Replaying(_) => None,
         };
         let others = turn_due_ns.into_iter().chain(self.slowdown_due_ns());

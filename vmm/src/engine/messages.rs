@@ -13,6 +13,7 @@ use ft::{Batch, Chunk, Divergence, EndReason, Input, KeptPages, Output, Trail};
 use hypervisor::{Kicker, monotonic_ns};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::healing::HealPlan;
 use crate::error::Error;
 
 /// Where an output stands that no log leads to.
@@ -86,6 +87,9 @@ pub enum Message {
     /// The guest has to rest this part of the time, in percent, while it is logged: its follower is
     /// slower than it.
     SlowDown(u64),
+    /// The copy that follows differs, as far as this says: a delta is to make it the machine again;
+    /// answered with [`Report::Healing`] or [`Report::TooFarApart`].
+    Heal(HealPlan),
     /// End the log for a planned move, then hold the machine still.
     HandOver,
     /// Look at the machine from inside its thread.
@@ -119,6 +123,9 @@ pub struct DivergenceReport {
     pub divergence: Divergence,
     /// A report for people: what differs, both states, the guest's instruction.
     pub text: String,
+    /// If a delta with all state can heal the copy, which waits for it then: the pages that were
+    /// written here since an earlier delta.
+    pub touched: Option<Vec<u64>>,
 }
 
 /// How an engine ended.
@@ -149,6 +156,18 @@ pub enum Report {
     /// A delta was taken or applied.
     Delta {
         /// Pages that came with it.
+        pages: u64,
+    },
+    /// The delta that heals a copy was taken.
+    Healing {
+        /// The chunk that ends with it.
+        chunk: u64,
+        /// Its pages.
+        pages: u64,
+    },
+    /// The copy differs in more pages than a healing may send.
+    TooFarApart {
+        /// So many.
         pages: u64,
     },
     /// The chunk with this number has been executed.
@@ -276,7 +295,7 @@ impl EngineHandle {
 
     /// Sends a message. A message to an engine that has ended is dropped: its end was reported.
     pub fn send(&self, message: Message) {
-        let urgent = matches!(message, Message::Stop | Message::GoLive);
+        let urgent = matches!(message, Message::Stop | Message::GoLive | Message::Heal(_));
         if matches!(message, Message::Input(Input::Packet { .. })) {
             self.shared.packets_waiting.fetch_add(1, Ordering::Relaxed);
         }

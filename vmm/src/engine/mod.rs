@@ -13,6 +13,7 @@ mod clock;
 mod copy_pace;
 mod copying;
 mod divergence;
+mod healing;
 mod live;
 mod messages;
 mod recording;
@@ -22,6 +23,7 @@ mod slowdown;
 use std::thread::JoinHandle;
 
 pub use clock::LiveClock;
+pub use healing::{HEALING_PAGES_MAX, HealPlan};
 pub use messages::{
     CopyProgress, DivergenceReport, Ended, EngineHandle, Inbox, Inspect, Inspection, JoinKind,
     Message, RecordPlan, Report, ReportSink,
@@ -79,6 +81,17 @@ pub struct Engine {
     ended: Option<Ended>,
 }
 
+/// Where a machine's inputs come from at first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// From the world.
+    World,
+    /// From a log; if the machine comes to differ from what is recorded there, that is its end.
+    Log,
+    /// From the log of a primary that heals a machine that came to differ.
+    Healer,
+}
+
 /// What starts an engine besides the machine.
 pub struct EngineParts {
     /// Machine time, running or still at its start.
@@ -87,8 +100,8 @@ pub struct EngineParts {
     pub inbox: Inbox,
     /// Where reports go.
     pub reports: ReportSink,
-    /// Start in replay: the machine moves only as a log tells.
-    pub replay: bool,
+    /// Where the machine's inputs come from.
+    pub origin: Origin,
     /// Start paused.
     pub paused: bool,
 }
@@ -136,11 +149,13 @@ pub fn spawn(
 
 impl Engine {
     fn new(machine: Machine, rebuild: Box<dyn Rebuild>, parts: EngineParts) -> Self {
-        let mode = if parts.replay {
-            let pages = crate::machine::content_pages(&machine.memory).count();
-            Mode::Replaying(Box::new(Replaying::new(pages)))
-        } else {
-            Mode::Live
+        let mode = match parts.origin {
+            Origin::World => Mode::Live,
+            Origin::Log | Origin::Healer => {
+                let pages = crate::machine::content_pages(&machine.memory).count();
+                let curable = parts.origin == Origin::Healer;
+                Mode::Replaying(Box::new(Replaying::new(pages, curable)))
+            }
         };
         Self {
             machine,

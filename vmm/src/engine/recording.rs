@@ -7,6 +7,7 @@ use std::time::Duration;
 use ft::{Chunk, DigestMode, EndReason, Input, KeptPages, Output, Page, Recorder, recorder::Noted};
 use hypervisor::monotonic_ns;
 
+use super::healing::Healing;
 use super::messages::{JoinKind, RecordPlan, Report};
 use super::{Engine, Mode};
 use crate::error::Error;
@@ -37,6 +38,8 @@ pub(super) struct Recording {
     outputs: Vec<(Noted, Output)>,
     /// The log has its end: no record may follow.
     ended: bool,
+    /// The copy that follows differs.
+    pub healing: Option<Box<Healing>>,
 }
 
 impl Recording {
@@ -54,7 +57,13 @@ impl Recording {
             released: 0,
             outputs: Vec::new(),
             ended: false,
+            healing: None,
         }
+    }
+
+    /// Whether the log has its end.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended
     }
 
     /// When the log in hand has to be sent, monotonic ns.

@@ -26,24 +26,35 @@ pub(super) struct Replaying {
     draining: bool,
     /// The machine was reset, and the delta that brings the state after it has not come yet.
     reset_owed: bool,
+    /// Whoever makes the log can heal a machine that comes to differ.
+    curable: bool,
+    /// Which pages are written here is known, from this number of deltas on.
+    touched_since: Option<u64>,
 }
+
+/// Deltas from one that forgets which pages were written before it to the next such. After a delta
+/// both memories are equal, so that it could be each: but what is forgotten has to be watched anew.
+const FORGET_EVERY: u64 = 32;
 
 /// The first thing that differed between log and replay.
 struct Difference {
     divergence: Divergence,
     /// More about it for people, in whole lines.
     details: String,
+    /// It is the machine that differs; the log is in order.
+    curable: bool,
 }
 
 impl From<Divergence> for Difference {
     fn from(divergence: Divergence) -> Self {
-        Self { divergence, details: String::new() }
+        let curable = !matches!(divergence, Divergence::Log { .. });
+        Self { divergence, details: String::new(), curable }
     }
 }
 
 impl Replaying {
     /// A replay that waits for its first state. Guest RAM has `pages` pages.
-    pub(super) fn new(pages: usize) -> Self {
+    pub(super) fn new(pages: usize, curable: bool) -> Self {
         Self {
             replay: Replay::new(Start::Blank, pages),
             deltas: 0,
@@ -52,6 +63,8 @@ impl Replaying {
             difference: None,
             draining: false,
             reset_owed: false,
+            curable,
+            touched_since: None,
         }
     }
 
@@ -88,8 +101,7 @@ impl Engine {
             Err(divergence) => replaying.differs(divergence),
         }
         self.emit(false)?;
-        self.report_difference();
-        Ok(())
+        self.report_difference()
     }
 
     fn take_step(&mut self, step: Step) -> Result<(), Error> {
@@ -140,6 +152,7 @@ impl Engine {
             | Message::Record(..)
             | Message::StopRecording(_)
             | Message::HandOver
+            | Message::Heal(_)
             | Message::Stall(_)
             | Message::SlowDown(_) => {}
         }
@@ -204,7 +217,8 @@ impl Engine {
         let moment = self.machine.moment();
         if let Mode::Replaying(replaying) = &mut self.mode {
             let why = "the guest is halted here, but ran on there".to_owned();
-            replaying.differs(Divergence::Log { moment, why });
+            let divergence = Divergence::Log { moment, why };
+            replaying.differs(Difference { curable: true, ..divergence.into() });
         }
         Ok(())
     }
@@ -239,7 +253,22 @@ impl Engine {
             replaying.deltas += 1;
             replaying.delta_pages += pages.len() as u64;
         }
+        self.forget_touched()?;
         self.reports.send(Report::Delta { pages: pages.len() as u64 });
+        Ok(())
+    }
+
+    /// What was written before a delta counts for nothing any more: from the first delta on, and then
+    /// now and again.
+    fn forget_touched(&mut self) -> Result<(), Error> {
+        let Mode::Replaying(replaying) = &mut self.mode else { return Ok(()) };
+        match replaying.touched_since {
+            _ if !replaying.curable => return Ok(()),
+            None => self.machine.vm.track_dirty(true)?,
+            Some(deltas) if replaying.deltas < deltas + FORGET_EVERY => return Ok(()),
+            Some(_) => drop(self.machine.vm.take_dirty()?),
+        }
+        replaying.touched_since = Some(replaying.deltas);
         Ok(())
     }
 
@@ -268,7 +297,7 @@ impl Engine {
                 replayed: xxh3_64(&replayed),
             };
             let details = devices_text(recorded, &state)?;
-            replaying.differs(Difference { divergence, details });
+            replaying.differs(Difference { divergence, details, curable: true });
         }
         Ok(())
     }
@@ -290,22 +319,31 @@ impl Engine {
         self.reports.send(Report::Emission { chunks: Vec::new(), outputs });
     }
 
-    /// A divergence ends a replay: nothing that follows could be trusted.
-    fn report_difference(&mut self) {
-        let Mode::Replaying(replaying) = &mut self.mode else { return };
-        let Some(difference) = replaying.difference.take() else { return };
+    /// A divergence ends a replay, or has it wait until the machine is healed: nothing that follows
+    /// could be trusted.
+    fn report_difference(&mut self) -> Result<(), Error> {
+        let Mode::Replaying(replaying) = &mut self.mode else { return Ok(()) };
+        let Some(difference) = replaying.difference.take() else { return Ok(()) };
+        let touched = if difference.curable && replaying.touched_since.is_some() {
+            replaying.replay.heal();
+            replaying.touched_since = Some(replaying.deltas);
+            Some(self.machine.vm.take_dirty()?)
+        } else {
+            None
+        };
         let moment = self.machine.moment();
         let text = self.report_text(moment, &difference);
-        self.reports.send(Report::Diverged(DivergenceReport {
-            moment,
-            divergence: difference.divergence,
-            text: text.clone(),
-        }));
-        self.ended = Some(Ended::Failed(text));
+        if touched.is_none() {
+            self.ended = Some(Ended::Failed(text.clone()));
+        }
+        let divergence = difference.divergence;
+        let report = DivergenceReport { moment, divergence, text, touched };
+        self.reports.send(Report::Diverged(report));
+        Ok(())
     }
 
     fn report_text(&self, moment: u64, difference: &Difference) -> String {
-        let Difference { divergence, details } = difference;
+        let Difference { divergence, details, .. } = difference;
         let mut text = format!("at moment {moment}: {divergence}\n{details}");
         let instruction = |rip: u64| format!("{rip:#x}: {}", self.machine.instruction_text(rip));
         if let Divergence::RegisterValues { recorded, replayed, .. } = divergence {

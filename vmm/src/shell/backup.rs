@@ -10,7 +10,7 @@ use std::time::Instant;
 use ft::recorder::Noted;
 use ft::{
     Action, Assumptions, Backup, BackupState, Batch, Divergence, EndReason, Event, HaltReason,
-    Happening, Ledger, Output, Prologue, Trail,
+    Happening, Ledger, Output, Prologue, Purpose, Trail,
 };
 use serde_json::json;
 use xxhash_rust::xxh3::xxh3_64;
@@ -30,7 +30,7 @@ use super::{Awaits, Interest, Outcome, Shell, Source};
 use crate::api::FtProtection;
 use crate::config::{AckMode, Arbiter, FtConfig, apply_overrides};
 use crate::description::Description;
-use crate::engine::{DivergenceReport, Ended, Message};
+use crate::engine::{Ended, Message, Origin};
 use crate::error::Error;
 use crate::identity::{build_id, random_id};
 use crate::replica::{
@@ -96,6 +96,7 @@ impl Shell {
             ledger: Ledger::new(),
             remains: None,
             telling: None,
+            touched: Vec::new(),
             has_state: false,
             log_end: None,
             inheritance: None,
@@ -278,6 +279,7 @@ impl Shell {
                 self.discard();
             }
             Action::Drain => self.send(Message::Drain),
+            Action::TellCopy { whole } => return self.tell_copy(whole),
             Action::AskArbiter { generation } => {
                 let (vm_id, _) = side.identity;
                 let question = Question { vm_id, generation, claimant: side.claimant };
@@ -291,6 +293,8 @@ impl Shell {
             Action::Report(happening) => self.on_backup_happening(&happening),
             // Only a primary is asked for these.
             Action::NoteKept { .. }
+            | Action::NoteTouched { .. }
+            | Action::Heal
             | Action::StartJoin
             | Action::CloseGate
             | Action::Release { .. }
@@ -360,7 +364,9 @@ impl Shell {
         let memory =
             side.remains.take().and_then(|remains| remains.of(prologue.vm_id, config.memory.size));
         side.telling = memory.clone().map(Telling::new);
-        let mut running = Running::follow(&config, &cpuid, disk_sectors, memory, &self.poller)?;
+        let origin = origin(side.method, prologue.settings.purpose);
+        let mut running =
+            Running::follow(&config, &cpuid, disk_sectors, (origin, memory), &self.poller)?;
         let opened = running.open_world(&config);
         self.running = Some(running);
         self.config = Some(config);
@@ -448,15 +454,9 @@ impl Shell {
         }
     }
 
-    pub(super) fn report_divergence(&mut self, report: &DivergenceReport) {
-        if let Err(error) = self.diverge(report.divergence.clone()) {
-            log::error!("{error}");
-        }
-    }
-
-    fn diverge(&mut self, divergence: Divergence) -> Result<(), Error> {
+    pub(super) fn diverge(&mut self, divergence: Divergence, curable: bool) -> Result<(), Error> {
         let Some(side) = self.backup_side() else { return Ok(()) };
-        let actions = side.backup.diverged(now_ms(), divergence);
+        let actions = side.backup.diverged(now_ms(), divergence, curable);
         self.act_backup(actions)
     }
 
@@ -541,12 +541,18 @@ impl Shell {
         if let Ended::Failed(why) = ended {
             let moment = self.statistics.moment;
             let divergence = Divergence::Log { moment, why: why.clone() };
-            if let Err(error) = self.diverge(divergence) {
+            if let Err(error) = self.diverge(divergence, false) {
                 log::error!("{error}");
             }
         }
         true
     }
+}
+
+/// A copy that replays is healed if it differs. One that is kept by checkpoints, or that is to be the
+/// VM for good, is better begun anew.
+fn origin(method: FtProtection, purpose: Purpose) -> Origin {
+    if method == FtProtection::Replay && !purpose.is_move() { Origin::Healer } else { Origin::Log }
 }
 
 /// A reason that fits into a message: what a primary described may be repeated in it.

@@ -6,10 +6,10 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-use ft::{Backup, BackupState, EndReason, Ledger};
+use ft::{Action, Backup, BackupState, Divergence, EndReason, Ledger};
 
 use super::Poller;
-use super::primary_side::BUSY_TICK_MS;
+use super::primary_side::{BUSY_TICK_MS, now_ms};
 use super::reception::Reception;
 use super::remains::{Remains, Telling};
 use super::visitors::Visitors;
@@ -37,6 +37,8 @@ pub(super) struct BackupSide {
     pub remains: Option<Remains>,
     /// The machine's memory, while the primary is told what is left in it.
     pub telling: Option<Telling>,
+    /// Pages written here since an earlier delta, as told with the last divergence.
+    pub touched: Vec<u64>,
     /// The machine has its first whole state.
     pub has_state: bool,
     pub log_end: Option<EndReason>,
@@ -71,14 +73,29 @@ impl BackupSide {
         self.arbiter.as_deref()
     }
 
+    /// The primary was told all of this side's memory, or that cannot be read.
+    pub(super) fn told(&mut self, result: Result<(), String>) -> Vec<Action> {
+        match (self.backup.state(), result) {
+            (BackupState::Following, Ok(())) => self.backup.told(now_ms()),
+            (BackupState::Following, Err(why)) => {
+                let divergence = Divergence::Log { moment: 0, why };
+                self.backup.diverged(now_ms(), divergence, false)
+            }
+            (_, result) => self.backup.prepared(now_ms(), result),
+        }
+    }
+
     /// How long the event loop may sleep, ms.
     pub(super) fn tick_ms(&self) -> Option<u64> {
         match self.backup.state() {
             BackupState::Live => self.reception.as_ref().map(|_| BUSY_TICK_MS),
             BackupState::Waiting | BackupState::Halted => None,
-            BackupState::Following => Some((self.heartbeat_ms / 2).max(1)),
+            BackupState::Following if self.telling.is_none() => {
+                Some((self.heartbeat_ms / 2).max(1))
+            }
             BackupState::Preparing
             | BackupState::Joining
+            | BackupState::Following
             | BackupState::Draining
             | BackupState::Asking
             | BackupState::Won => Some(BUSY_TICK_MS),

@@ -80,6 +80,7 @@ pub(super) fn of_pair(happening: &Happening, state: FtState) -> Option<(&'static
         Happening::Stalled { bytes } => ("stalled", json!({ "bytes": bytes })),
         Happening::Paused { paused_ms } => ("was-stopped", json!({ "paused_ms": paused_ms })),
         Happening::Diverged(why) => ("diverged", json!({ "why": why.to_string() })),
+        Happening::Healed => ("healed", json!({})),
         Happening::Live { .. } => return None,
     })
 }
@@ -116,7 +117,8 @@ mod tests {
             (Happening::ArbiterUnreachable, FtState::Holding, "arbiter-unreachable"),
             (Happening::Undecided, FtState::Holding, "undecided"),
             (Happening::Halted(reason), FtState::Halted, "halted"),
-            (Happening::Diverged(divergence), FtState::Protected, "diverged"),
+            (Happening::Diverged(divergence), FtState::Healing, "diverged"),
+            (Happening::Healed, FtState::Protected, "healed"),
             (Happening::Stalled { bytes: 5 }, FtState::Protected, "stalled"),
             (Happening::Paused { paused_ms: 5 }, FtState::Protected, "was-stopped"),
         ] {

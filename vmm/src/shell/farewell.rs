@@ -130,7 +130,9 @@ impl Shell {
         let Some(side) = self.primary_side() else {
             return Err(ApiError::failed("The VM has no backup that it could be handed to."));
         };
-        if side.primary.state() != PrimaryState::Protected || side.handing_over.is_some() {
+        let protects =
+            side.primary.state() == PrimaryState::Protected && !side.primary.is_healing();
+        if !protects || side.handing_over.is_some() {
             return Err(ApiError::failed(
                 "The VM is not protected now (see ft-info), so it cannot be handed over.",
             ));

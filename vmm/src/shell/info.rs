@@ -23,6 +23,8 @@ impl Shell {
             deltas: self.statistics.deltas,
             delta_pages: self.statistics.delta_pages,
             divergences: self.statistics.divergences,
+            healings: self.statistics.healings,
+            healing_pages: self.statistics.healing_pages,
             mode_reason: self.succession.unreplayable.as_ref().map(|known| known.why.clone()),
             join: self.statistics.join(),
             standbys: self.standby_infos(),
@@ -82,7 +84,9 @@ impl Shell {
             {
                 FtState::Joining
             }
+            Protection::Primary(side) if side.primary.is_healing() => FtState::Healing,
             Protection::Primary(side) => primary_state(side.primary.state()),
+            Protection::Backup(side) if side.backup.is_healing() => FtState::Healing,
             Protection::Backup(side) => backup_state(side.backup.state()),
         }
     }
@@ -104,6 +108,7 @@ fn protection(state: FtState, method: FtProtection) -> FtProtection {
         FtState::Off
         | FtState::Solo
         | FtState::Joining
+        | FtState::Healing
         | FtState::Holding
         | FtState::Waiting
         | FtState::TakingOver

@@ -23,7 +23,7 @@ use crate::api::ApiError;
 use crate::cli::DebugUndo;
 use crate::config::{ConsoleConfig, ConsoleMode, FtConfig, VmConfig, apply_overrides};
 use crate::description::{Description, Unreplayable};
-use crate::engine::{JoinKind, Message, RecordPlan};
+use crate::engine::{JoinKind, Message, Origin, RecordPlan};
 use crate::error::Error;
 use crate::identity::{build_id, random_id};
 use crate::logfile::{LogReader, LogWriter, end_text, seconds};
@@ -212,7 +212,8 @@ impl Shell {
         let config = apply_overrides(config, &self.invocation.overrides)?;
         let nothing = ConsoleConfig { mode: ConsoleMode::Null, ..config.serial.clone() };
         let serial = self.invocation.overrides.serial.clone().unwrap_or(nothing);
-        let running = Running::follow(&config, &cpuid, disk_sectors, None, self.poller())?;
+        let running =
+            Running::follow(&config, &cpuid, disk_sectors, (Origin::Log, None), self.poller())?;
         self.running = Some(running);
         self.config = Some(config);
         self.booted = true;

@@ -69,6 +69,7 @@ impl Shell {
                 return self.succession.standbys.forgive();
             }
             Happening::Joining
+            | Happening::Healed
             | Happening::JoinFailed { .. }
             | Happening::Protected { .. }
             | Happening::PeerLost(_)

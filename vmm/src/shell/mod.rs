@@ -10,6 +10,7 @@ mod backup_side;
 mod console;
 mod events;
 mod farewell;
+mod healing;
 mod info;
 mod lag_loop;
 mod lifecycle;

@@ -124,6 +124,7 @@ impl Shell {
             Happening::PeerLost(why) => moving.why = Some(why.to_string()),
             Happening::Undecided => self.ask_the_user(),
             Happening::Joining
+            | Happening::Healed
             | Happening::ArbiterUnreachable
             | Happening::Live { .. }
             | Happening::Halted(_)

@@ -80,6 +80,7 @@ impl Shell {
             channel: None,
             heartbeats: None,
             kept: KeptPages::default(),
+            touched: Vec::new(),
             gate: Gate::new(GATE_LIMIT_BYTES),
             gate_closed: false,
             logging: false,
@@ -340,6 +341,8 @@ impl Shell {
                     return self.step_primary(Event::Damaged { why });
                 }
             }
+            Action::NoteTouched { frames } => return self.note_touched(frames),
+            Action::Heal => self.heal_backup(),
             Action::StartJoin => self.start_join(),
             Action::CloseGate => side.gate_closed = true,
             Action::Release { through } => {
@@ -364,6 +367,7 @@ impl Shell {
             // Only a backup is asked for these.
             Action::Prepare(_)
             | Action::Deliver(_)
+            | Action::TellCopy { .. }
             | Action::Discard
             | Action::Drain
             | Action::GoLive { .. } => {}
@@ -386,6 +390,7 @@ impl Shell {
         };
         let starting = std::mem::take(&mut side.starting);
         let kept = std::mem::take(&mut side.kept);
+        side.touched.clear();
         self.statistics.begin(Instant::now());
         self.report_method();
         self.send(Message::Record(plan, kept));
@@ -412,6 +417,7 @@ impl Shell {
                 self.join_failed(&format!("the backup at {peer} could not be joined: {why}"));
             }
             Happening::Diverged(_)
+            | Happening::Healed
             | Happening::Joining
             | Happening::PeerLost(_)
             | Happening::ArbiterUnreachable

@@ -95,6 +95,8 @@ pub(super) struct PrimarySide {
     pub heartbeats: Option<Heartbeats>,
     /// What the backup that is being joined has of the VM's memory.
     pub kept: KeptPages,
+    /// Pages of a copy that is to be healed which may differ.
+    pub touched: Vec<u64>,
     pub gate: Gate<Held>,
     pub gate_closed: bool,
     /// The machine is being given to a backup, or was: what waits for a checkpoint has one to wait

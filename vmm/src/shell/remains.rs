@@ -1,6 +1,6 @@
 //! What is left of a VM that was followed here: its memory. The next join of the same VM sends only
 //! what differs, which is how a backup that diverged, or lost its primary to a cut, is whole again in
-//! little time.
+//! little time. A copy that differs is told in the same way while it waits to be healed.
 //!
 //! Owns the memory between two joins, and telling the primary what is in it: no machine runs in it
 //! then. Does not own the comparison, which is the primary's.
@@ -87,11 +87,11 @@ impl Shell {
                 }
                 Ok(None) => {
                     side.telling = None;
-                    side.backup.prepared(now_ms(), Ok(()))
+                    side.told(Ok(()))
                 }
                 Err(error) => {
                     side.telling = None;
-                    side.backup.prepared(now_ms(), Err(error.to_string()))
+                    side.told(Err(error.to_string()))
                 }
             };
             self.act_backup(actions)?;

@@ -50,6 +50,8 @@ impl Shell {
                 self.statistics.delta_pages += pages;
                 self.on_replayed_delta()?;
             }
+            Report::Healing { chunk, pages } => self.on_healing_sent(chunk, pages)?,
+            Report::TooFarApart { pages } => self.on_too_far_apart(pages),
             Report::Executed { number, moment, now_ns, outputs } => {
                 self.statistics.executed(number);
                 self.statistics.moment = moment;
@@ -151,9 +153,8 @@ impl Shell {
 
     /// Counts and tells the event monitor what happened to the pair.
     pub(super) fn report_happening(&mut self, happening: &Happening) {
-        if matches!(happening, Happening::Diverged(_)) {
-            self.statistics.divergences += 1;
-        }
+        self.statistics.divergences += u64::from(matches!(happening, Happening::Diverged(_)));
+        self.statistics.healings += u64::from(*happening == Happening::Healed);
         self.report_ft("happened", json!({ "what": happening.to_string() }));
         if let Some((event, properties)) = of_pair(happening, self.ft_state()) {
             self.report_ft(event, properties);

@@ -28,6 +28,10 @@ pub struct Statistics {
     pub delta_pages: u64,
     /// Divergences found since the process began.
     pub divergences: u64,
+    /// Copies healed since the process began.
+    pub healings: u64,
+    /// Pages sent for the last of them.
+    pub healing_pages: u64,
     /// Machine time that a replay has reached, ns.
     pub replayed_ns: u64,
     /// How far the backup's execution is behind, ms, as the primary knows it.
@@ -56,6 +60,8 @@ impl Statistics {
             deltas: 0,
             delta_pages: 0,
             divergences: 0,
+            healings: 0,
+            healing_pages: 0,
             replayed_ns: 0,
             lag_ms: 0,
             copy: None,
@@ -70,6 +76,8 @@ impl Statistics {
         *self = Self {
             moment: self.moment,
             divergences: self.divergences,
+            healings: self.healings,
+            healing_pages: self.healing_pages,
             events: std::mem::take(&mut self.events),
             ..Self::new(now)
         };

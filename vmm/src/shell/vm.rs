@@ -18,7 +18,7 @@ use crate::build::{self, Blueprint};
 use crate::cli::DebugUndo;
 use crate::config::VmConfig;
 use crate::engine::{
-    self, EngineHandle, EngineParts, LiveClock, Message, Rebuild, Report, ReportSink,
+    self, EngineHandle, EngineParts, LiveClock, Message, Origin, Rebuild, Report, ReportSink,
 };
 use crate::error::Error;
 use crate::machine::Machine;
@@ -80,7 +80,7 @@ impl Running {
             let machine = blueprint.build(&kvm, &guest)?;
             Ok((machine, Box::new(blueprint) as Box<dyn Rebuild>))
         };
-        let mut running = Self::start(build, cpuid, capacities, false, paused)?;
+        let mut running = Self::start(build, cpuid, capacities, Origin::World, paused)?;
         running.treated = treated;
         running.watch(poller)?;
         running.lease.set_until_ms(Lease::UNLIMITED_MS);
@@ -98,7 +98,7 @@ impl Running {
         config: &VmConfig,
         cpuid: &Cpuid,
         disk_sectors: Vec<u64>,
-        memory: Option<GuestMemory>,
+        (origin, memory): (Origin, Option<GuestMemory>),
         poller: &Poller,
     ) -> Result<Self, Error> {
         let kvm = Kvm::open()?;
@@ -113,7 +113,7 @@ impl Running {
             let machine = blueprint.build_blank(&kvm, &guest, ram)?;
             Ok((machine, Box::new(blueprint) as Box<dyn Rebuild>))
         };
-        let mut running = Self::start(build, cpuid.clone(), disk_sectors, true, false)?;
+        let mut running = Self::start(build, cpuid.clone(), disk_sectors, origin, false)?;
         running.memory = Some(memory);
         running.watch(poller)?;
         Ok(running)
@@ -123,13 +123,13 @@ impl Running {
         build: impl FnOnce() -> Result<(Machine, Box<dyn Rebuild>), Error> + Send + 'static,
         cpuid: Cpuid,
         disk_sectors: Vec<u64>,
-        replay: bool,
+        origin: Origin,
         paused: bool,
     ) -> Result<Self, Error> {
         let (engine, inbox) = EngineHandle::new();
         let (sink, reports, event) = ReportSink::new()?;
         let clock = LiveClock::stopped_at(0);
-        let parts = EngineParts { clock, inbox, reports: sink, replay, paused };
+        let parts = EngineParts { clock, inbox, reports: sink, origin, paused };
         let thread = engine::spawn(build, parts)?;
         let lease = Lease::default();
         Ok(Self {

@@ -106,8 +106,8 @@ fn verdict(sides: &[Side]) -> (&'static str, Tone) {
         current.flat_map(|side| &side.info).any(|info| states.contains(&info.state))
     };
     use FtState::{
-        Diverged, Following, Halted, Holding, Joining, Live, Off, Protected, Recording, Replayed,
-        Replaying, Solo, TakingOver, Waiting,
+        Diverged, Following, Halted, Healing, Holding, Joining, Live, Off, Protected, Recording,
+        Replayed, Replaying, Solo, TakingOver, Waiting,
     };
     if sides.iter().all(|side| side.info.is_none() && side.gone.is_none()) {
         return ("Asking …", Tone::Faint);
@@ -120,6 +120,12 @@ fn verdict(sides: &[Side]) -> (&'static str, Tone) {
     }
     if here(&[TakingOver]) {
         return ("TAKING OVER. The primary is lost.", Tone::Bad);
+    }
+    if here(&[Healing]) {
+        return (
+            "HEALING. The copies differ; nothing leaves the VM until they are equal again.",
+            Tone::Bad,
+        );
     }
     if here(&[Joining]) {
         return (
@@ -156,6 +162,7 @@ fn tone_of(state: FtState) -> Tone {
         FtState::Off
         | FtState::Solo
         | FtState::Live
+        | FtState::Healing
         | FtState::Holding
         | FtState::TakingOver
         | FtState::Halted
