@@ -57,7 +57,14 @@ enum Step {
         outputs: u8,
     },
     Drained,
-    Diverged,
+    Diverged {
+        curable: bool,
+    },
+    /// How the copy may differ, and that this was all.
+    Touched(Vec<u32>),
+    Told,
+    /// The delta that heals a copy ends with this chunk.
+    Healing(u8),
     Join {
         verified: bool,
     },
@@ -81,6 +88,10 @@ enum Known {
     Left,
     Yield(u8),
     Live(u8),
+    Differs,
+    Touched(Vec<u32>),
+    Kept(u8),
+    Told,
 }
 
 pub(crate) fn run(data: &[u8]) {
@@ -167,7 +178,15 @@ fn word(known: &Known) -> Word {
         Known::Left => Word::Left,
         Known::Yield(chunk) => Word::Yield { chunk: (*chunk).into() },
         Known::Live(generation) => Word::Live { generation: (*generation).into() },
+        Known::Differs => Word::Differs(Divergence::TimeAsked { moment: 1 }),
+        Known::Touched(frames) => Word::Touched { frames: frames_of(frames) },
+        Known::Kept(pages) => Word::Kept { first_frame: 0, digests: vec![[1; 8]; (*pages).into()] },
+        Known::Told => Word::Told,
     }
+}
+
+fn frames_of(frames: &[u32]) -> Vec<u64> {
+    frames.iter().map(|frame| u64::from(*frame)).collect()
 }
 
 fn prologue(verified: bool, mine: bool) -> Prologue {
@@ -206,6 +225,7 @@ impl PrimarySide {
             }
             Step::Disable => self.primary.disable(now_ms).unwrap_or_default(),
             Step::Failover => self.primary.failover(now_ms).unwrap_or_default(),
+            Step::Healing(chunk) => self.primary.healing(now_ms, chunk.into()),
             Step::Log { moments, outputs, length } => self.log(now_ms, moments, outputs, length),
             step => match event(&step, generation, (1, 0)) {
                 Some(event) => self.primary.step(now_ms, event),
@@ -246,6 +266,7 @@ impl PrimarySide {
             assert_eq!(self.primary.state(), PrimaryState::Halted, "a halt is for ever");
             assert!(!released && !solo, "{actions:?}");
         }
+        assert!(!released || !self.primary.is_healing(), "released while the copy differs");
         for action in actions {
             if let Action::Release { through } = action {
                 assert!(*through <= self.sent, "released what was not sent");
@@ -282,9 +303,12 @@ impl BackupSide {
                 self.backup.executed(now_ms, number, trail(outputs))
             }
             Step::Drained => self.backup.drained(now_ms),
-            Step::Diverged => {
-                self.backup.diverged(now_ms, Divergence::TimeAsked { moment: now_ms })
+            Step::Diverged { curable } => {
+                let divergence = Divergence::TimeAsked { moment: now_ms };
+                self.backup.diverged(now_ms, divergence, curable)
             }
+            Step::Touched(frames) => self.backup.touched(now_ms, frames_of(&frames)),
+            Step::Told => self.backup.told(now_ms),
             step => {
                 let next = (progress.received + 1, 0);
                 let Some(event) = event(&step, self.backup.generation(), next) else { return };
@@ -306,6 +330,9 @@ impl BackupSide {
         self.halted |= actions.iter().any(|action| matches!(action, Action::Halt(_)));
         assert!(!self.halted || state == BackupState::Halted, "a halt is for ever");
         assert!(was != BackupState::Live || state == BackupState::Live, "live is for ever");
+        if self.backup.is_healing() {
+            assert_eq!(state, BackupState::Following, "a copy that differs takes nothing over");
+        }
         let progress = self.backup.progress();
         assert!(progress.executed <= progress.received);
     }

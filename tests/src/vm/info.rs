@@ -42,22 +42,14 @@ pub struct FtInfo {
     pub delta_pages: u64,
     /// Times the replicas differed.
     pub divergences: u64,
-    /// The join under way, or the last one.
+    /// Times they were made equal again in the same protection.
     #[serde(default)]
-    pub join: Option<Join>,
+    pub healings: u64,
+    /// Pages that were sent for the last of them.
+    #[serde(default)]
+    pub healing_pages: u64,
     /// What happened last.
     pub last_event: Option<Occurrence>,
-}
-
-/// How far a join is.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Join {
-    /// Pages looked at.
-    pub pages: u64,
-    /// Of those, pages that the backup had already.
-    pub kept_pages: u64,
-    /// Since it began, or that it took.
-    pub elapsed_ms: u64,
 }
 
 /// How much log there is.
