@@ -444,7 +444,8 @@ impl Shell {
             let executed_bytes = side.appended_bytes.saturating_sub(progress.unexecuted_bytes);
             running.engine.set_executed_bytes(executed_bytes);
         }
-        let follows = side.primary.state() == PrimaryState::Protected;
+        // A copy that is being healed is behind until it is, and no further then.
+        let follows = side.primary.state() == PrimaryState::Protected && !side.primary.is_healing();
         let lag_ms = if follows { progress.lag_ms } else { 0 };
         let most_ms = side.config.timings.max_lag_ms;
         side.brakes.note_lag(lag_ms, most_ms);
