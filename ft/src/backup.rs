@@ -93,6 +93,8 @@ pub struct Backup {
     healing: Option<Divergence>,
     /// How this copy may differ is still being told.
     telling: bool,
+    /// The next delta with machine state is that one.
+    announced: bool,
     /// When the copy was last healed by the pages written of late.
     healed_ms: Option<u64>,
 }
@@ -119,6 +121,7 @@ impl Backup {
             fence_until_ms: 0,
             healing: None,
             telling: false,
+            announced: false,
             healed_ms: None,
         }
     }
@@ -245,7 +248,7 @@ impl Backup {
         let mut out = self.attend(now_ms);
         match self.state {
             BackupState::Waiting | BackupState::Live | BackupState::Halted => {}
-            BackupState::Following if curable && self.may_ask_for_healing() => {
+            BackupState::Following if curable && self.may_ask_for_healing(&divergence) => {
                 self.ask_for_healing(now_ms, divergence, &mut out);
             }
             BackupState::Preparing
@@ -264,10 +267,12 @@ impl Backup {
         out
     }
 
-    /// A machine that moves stays where it is if the copy differs: nothing is lost by that.
-    fn may_ask_for_healing(&self) -> bool {
+    /// A machine that moves stays where it is if the copy differs: nothing is lost by that. Where
+    /// the log itself makes no sense, more of it does not help.
+    fn may_ask_for_healing(&self, divergence: &Divergence) -> bool {
         let under_way = self.telling || self.healing.is_some();
-        self.stream_open && !under_way && !self.settings.purpose.is_move()
+        let is_sane = !matches!(divergence, Divergence::Log { .. });
+        is_sane && self.stream_open && !under_way && !self.settings.purpose.is_move()
     }
 
     fn ask_for_healing(&mut self, now_ms: u64, divergence: Divergence, out: &mut Vec<Action>) {
@@ -277,6 +282,7 @@ impl Backup {
             self.healed_ms = Some(now_ms);
         }
         self.telling = true;
+        self.announced = false;
         self.healing = Some(divergence.clone());
         out.push(Word::Differs(divergence.clone()).into());
         out.push(Action::Report(Happening::Diverged(divergence)));
@@ -422,6 +428,7 @@ impl Backup {
         self.unexecuted_bytes = 0;
         self.healing = None;
         self.telling = false;
+        self.announced = false;
         self.healed_ms = None;
         self.settings = prologue.settings.clone();
         self.vm_id = prologue.vm_id;
@@ -450,7 +457,7 @@ impl Backup {
                 let bytes = chunk.records.len() as u64;
                 self.unexecuted.push_back((chunk.number, bytes));
                 self.unexecuted_bytes += bytes;
-                let heals = batch.has_whole_state();
+                let heals = batch.heals(&mut self.announced) && !self.telling;
                 out.push(Action::Deliver(batch));
                 if heals && self.healing.take().is_some() {
                     out.push(Action::Report(Happening::Healed));

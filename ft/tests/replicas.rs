@@ -364,7 +364,7 @@ fn a_yield_before_the_whole_log_is_refused() {
 fn a_divergence_found_by_the_backup_ends_the_protection_loudly() {
     let divergence = Divergence::TimeAsked { moment: 3 };
     let mut backup = following(AckMode::Received);
-    let actions = backup.diverged(10, divergence.clone());
+    let actions = backup.diverged(10, divergence.clone(), false);
     assert_eq!(actions[0], Word::Diverged(divergence.clone()).into());
     assert_eq!(backup.state(), BackupState::Halted);
     let mut primary = protected(AckMode::Received);

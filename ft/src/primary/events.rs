@@ -157,8 +157,9 @@ impl Primary {
 
     fn await_telling(&mut self, out: &mut Vec<Action>) {
         match self.healing {
-            Healing::Sound => self.healing = Healing::Told,
-            Healing::Told | Healing::Made | Healing::Sent { .. } => {
+            // One that is healed, which its acknowledgement has not said yet, may differ again.
+            Healing::Sound | Healing::Sent { .. } => self.healing = Healing::Told,
+            Healing::Told | Healing::Made => {
                 self.nonsense("a copy that differs while it is being healed", out);
             }
         }

@@ -9,6 +9,7 @@ use ft::{
 };
 
 use crate::breaks::Break;
+use crate::healing::{Asked, Gap, Spoilt};
 use crate::host::Inbox;
 use crate::primary_driver::{Item, PrimaryDriver, address};
 use crate::queue::Due;
@@ -32,9 +33,13 @@ pub struct BackupDriver {
     /// Whether it is being stepped.
     steps: bool,
     draining: bool,
-    /// The machine was spoiled, and has not run since.
-    spoiled: bool,
-    pub spoiled_ever: bool,
+    /// What is wrong with the copy.
+    pub spoilt: Spoilt,
+    /// It is to be healed.
+    pub asked: Option<Asked>,
+    /// The outputs that were verified last: in the log, and in the machine's history.
+    verified: (u64, u64),
+    gaps: Vec<Gap>,
     patience: Patience,
     /// The machine's memory is what an earlier join left.
     has_remains: bool,
@@ -57,8 +62,6 @@ struct Checkpoints {
     half: bool,
     /// The primary gave the machine away, and had sent everything before.
     yielded: bool,
-    /// A page that was spoiled, and has not come again.
-    spoiled_page: Option<u64>,
 }
 
 impl BackupDriver {
@@ -82,8 +85,10 @@ impl BackupDriver {
             stream: 0,
             steps: false,
             draining: false,
-            spoiled: false,
-            spoiled_ever: false,
+            spoilt: Spoilt::default(),
+            asked: None,
+            verified: (0, 0),
+            gaps: vec![],
             patience,
             has_remains: false,
             delayed: vec![],
@@ -109,18 +114,21 @@ impl BackupDriver {
 
     pub fn spoil(&mut self, rng: &mut Rng) {
         let follows = self.backup.state() == BackupState::Following;
-        if follows && !self.draining && self.checkpoints.spoiled_page.is_none() {
-            // What a machine that is never run has in its registers comes with each checkpoint.
-            match self.checkpoints.used {
-                true => {
-                    let page = rng.range(0, PAGES);
-                    self.machine.spoil_page(page);
-                    self.checkpoints.spoiled_page = Some(page);
-                }
-                false => self.machine.spoil(),
+        if !follows || self.draining {
+            return;
+        }
+        // What a machine that is never run has in its registers comes with each checkpoint.
+        if self.checkpoints.used || rng.per_mille(500) {
+            let page = rng.range(0, PAGES);
+            self.machine.spoil_page(page);
+            self.spoilt.flip_page(page);
+            // It may have been told of already.
+            if let Some(asked) = &mut self.asked {
+                asked.hidden.insert(page);
             }
-            self.spoiled = true;
-            self.spoiled_ever = true;
+        } else {
+            self.machine.spoil();
+            self.spoilt.flip_registers();
         }
     }
 
@@ -203,6 +211,10 @@ impl BackupDriver {
                 self.prepare(world);
                 vec![]
             }
+            Action::TellCopy { whole } => {
+                self.ask(world, whole);
+                vec![]
+            }
             Action::Deliver(batch) => {
                 self.deliver(world, batch);
                 vec![]
@@ -231,6 +243,9 @@ impl BackupDriver {
             self.ledger = Ledger::new();
             self.totals.clear();
         }
+        self.spoilt = Spoilt::default();
+        self.asked = None;
+        self.gaps.clear();
         self.replay = Some(Replay::new(Start::Blank, PAGES as usize));
         self.delayed.clear();
         self.staged.clear();
@@ -275,7 +290,10 @@ impl BackupDriver {
     fn hand_over(&mut self, world: &mut World) {
         let Some(replay) = &mut self.replay else { return };
         for batch in self.delayed.drain(..) {
-            world.checker.backup_holds(self.stream, batch.outputs.count);
+            // What is not healed accounts for nothing more.
+            if !self.backup.is_healing() {
+                world.checker.backup_holds(self.stream, batch.outputs.count);
+            }
             replay.push_batch(batch).expect("the protocol checks the order");
         }
     }
@@ -308,13 +326,13 @@ impl BackupDriver {
                 }
                 Ok(Step::Run) => {
                     if let Err(divergence) = self.run(world) {
-                        actions.extend(self.diverged(now_ms, divergence));
+                        actions.extend(self.diverged(world, now_ms, divergence));
                     }
                     break;
                 }
                 Ok(step) => self.take(world, now_ms, step, &mut actions),
                 Err(divergence) => {
-                    actions.extend(self.diverged(now_ms, divergence));
+                    actions.extend(self.diverged(world, now_ms, divergence));
                     break;
                 }
             }
@@ -331,19 +349,66 @@ impl BackupDriver {
         }
     }
 
-    fn diverged(&mut self, now_ms: u64, divergence: Divergence) -> Vec<Action> {
-        self.replay = None;
-        self.backup.diverged(now_ms, divergence)
+    fn diverged(&mut self, world: &mut World, now_ms: u64, what: Divergence) -> Vec<Action> {
+        if self.asked.is_some() && world.is(Break::RunUnhealed) {
+            return vec![];
+        }
+        let before = world.is(Break::TakeOverUnhealed).then(|| self.backup.clone());
+        let curable = !self.checkpoints.used && !world.rng.per_mille(125);
+        let actions = self.backup.diverged(now_ms, what, curable);
+        if !self.backup.is_healing() {
+            self.replay = None;
+        } else if let Some(before) = before {
+            self.backup = before;
+        }
+        actions
+    }
+
+    /// The copy is to be healed: how it may differ is told before long.
+    fn ask(&mut self, world: &mut World, whole: bool) {
+        if let Some(replay) = &mut self.replay
+            && !world.is(Break::RunUnhealed)
+        {
+            replay.heal();
+        }
+        self.asked = Some(Asked::new(whole, &self.machine, &self.spoilt));
+        let (host, process, stream) = (self.host, self.process, self.stream);
+        let mut delay_us = 0;
+        for last in [false, true] {
+            delay_us += world.rng.range(10, 8_000);
+            let what = Inbox::Tell { stream, last };
+            world.after(delay_us, Due::Arrive { host, process, what });
+        }
+    }
+
+    /// Tells one of two parts.
+    pub fn tell(&mut self, now_ms: u64, stream: usize, last: bool) -> Vec<Action> {
+        let Some(asked) = self.asked.as_ref().filter(|_| stream == self.stream) else {
+            return vec![];
+        };
+        let frames = asked.part(last);
+        let mut actions = match (asked.whole, frames.first()) {
+            (_, None) => vec![],
+            (true, Some(first)) => {
+                let digests = frames.iter().map(|at| self.machine.page(*at).digest()).collect();
+                self.backup.kept(now_ms, *first, digests)
+            }
+            (false, Some(_)) => self.backup.touched(now_ms, frames),
+        };
+        if last {
+            actions.extend(self.backup.told(now_ms));
+        }
+        actions
     }
 
     /// The guest runs to its next exit, which is handled with the recorded times.
     fn run(&mut self, world: &mut World) -> Result<(), Divergence> {
         let Some(replay) = &mut self.replay else { return Ok(()) };
         let before = self.machine.devices.total;
+        self.spoilt.runs(self.machine.next_page());
         let exit = self.machine.run();
         let (moment, registers) = (self.machine.moment, self.machine.register_digest());
-        self.spoiled = false;
-        world.checker.replayed(self.stream, moment, registers, self.spoiled_ever);
+        world.checker.replayed(self.stream, moment, registers, self.spoilt.is_any());
         replay.register_digest(moment, registers);
         let mut emitted = vec![];
         self.machine.handle(exit, &mut emitted, || replay.take_time(moment))?;
@@ -383,14 +448,11 @@ impl BackupDriver {
                     self.machine.load_page(*page, content);
                 }
                 self.machine.load_vcpu(moment, &vcpu);
-                let stays = |page| !pages.contains_key(&page);
-                if !self.checkpoints.spoiled_page.is_some_and(stays) {
-                    // What had been spoiled since the last moment is well again.
-                    self.checkpoints.spoiled_page = None;
-                    self.spoiled_ever &= !std::mem::take(&mut self.spoiled);
-                }
+                self.machine.take_dirty();
+                self.spoilt.delta(pages.keys(), machine.is_some());
                 if let Some(machine) = machine {
                     self.machine.load_machine(&machine);
+                    self.healed(world, pages.keys());
                     self.adopt_requests(world);
                     actions.extend(self.backup.ready(now_ms));
                 }
@@ -399,22 +461,38 @@ impl BackupDriver {
                 let (moment, mine) = (self.machine.moment, self.machine.digests());
                 let mine = (mine.0, Some(mine.1));
                 if let Err(divergence) = Replay::check_state(moment, (devices, memory), mine) {
-                    assert!(self.spoiled, "a sound copy differs: {divergence}");
-                    world.checker.tally.found_spoiled += 1;
-                    actions.extend(self.diverged(now_ms, divergence));
+                    assert!(self.spoilt.is_any(), "a sound copy differs: {divergence}");
+                    world.checker.tally.found_spoiled += u64::from(self.checkpoints.used);
+                    actions.extend(self.diverged(world, now_ms, divergence));
                 }
             }
             Step::Devices { .. } => {}
             Step::Released { output } => self.ledger.released(output),
             Step::ChunkEnd { number, outputs } => {
                 let has_state = self.replay.as_ref().is_some_and(Replay::has_state);
-                let whole = has_state && !self.spoiled;
-                let state = whole.then(|| self.machine.state_digest());
+                let state = has_state.then(|| self.machine.state_digest());
                 self.last_chunk = number;
-                world.checker.executed(self.stream, number, outputs, state);
+                let (at, spoiled) = ((self.stream, number), self.spoilt.is_any());
+                if world.checker.executed(at, outputs, state, spoiled) {
+                    self.spoilt = Spoilt::default();
+                }
+                self.verified = (outputs.count, self.machine.devices.total.count);
                 actions.extend(self.backup.executed(now_ms, number, outputs));
             }
             Step::Run | Step::Wait | Step::End(_) => unreachable!("treated by the caller"),
+        }
+    }
+
+    /// If this is the delta that the copy waited for, it is the machine again.
+    fn healed<'a>(&mut self, world: &mut World, pages: impl Iterator<Item = &'a u64>) {
+        let waits = self.replay.as_ref().is_some_and(Replay::is_healing);
+        let Some(asked) = self.asked.take_if(|_| !waits) else { return };
+        world.checker.tally.healings += 1;
+        world.checker.tally.healed_wholly += u64::from(asked.whole);
+        self.spoilt = asked.healed(pages);
+        self.gaps.push(Gap { from: self.verified.1, to: self.machine.devices.total });
+        if !world.is(Break::RedoMistakes) {
+            self.ledger.heal(self.verified.0);
         }
     }
 
@@ -425,8 +503,10 @@ impl BackupDriver {
         if self.checkpoints.used && first {
             self.checkpoints.first_outputs = Some(self.machine.devices.total.count);
         }
-        if !first {
-            self.ledger = Ledger::new();
+        match self.checkpoints.used {
+            true if !first => self.ledger = Ledger::new(),
+            _ if world.is(Break::RedoMistakes) => {}
+            _ => self.ledger.heal(u64::MAX),
         }
         if self.checkpoints.used && world.is(Break::ForgetRequests) {
             return;
@@ -440,6 +520,10 @@ impl BackupDriver {
     fn account(&self, world: &mut World) {
         let history = self.machine.devices.total;
         let Checkpoints { first_outputs, half, yielded, .. } = self.checkpoints;
+        world.checker.tally.from_healed += u64::from(!self.gaps.is_empty());
+        for gap in self.gaps.iter().filter(|_| !yielded) {
+            world.checker.forgive(gap.from, gap.to);
+        }
         let Some(first_outputs) = first_outputs else { return };
         world.checker.tally.from_checkpoints += 1;
         world.checker.tally.from_halves += u64::from(half);
@@ -459,12 +543,15 @@ impl BackupDriver {
         if let Some(replay) = &mut self.replay {
             replay.take_over();
         }
+        if self.asked.is_some() {
+            world.checker.fail(String::from("a copy takes over that was to be healed"));
+        }
         if world.is(Break::HalfDelta) {
             for (page, content) in &self.staged {
                 self.machine.load_page(*page, content);
             }
         }
-        if !world.is(Break::LiveBeforeEnd) && !self.spoiled {
+        if !world.is(Break::LiveBeforeEnd) && !self.spoilt.is_any() {
             let state = self.machine.state_digest();
             world.checker.taken_over(self.stream, self.last_chunk, state);
         }

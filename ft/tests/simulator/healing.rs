@@ -1,0 +1,150 @@
+//! Copies that differ from their machine: what is wrong with one, how it is told, and what the
+//! primary's driver makes of that.
+//!
+//! Owns what the simulator knows of a spoiled copy, so that everything but that is compared. How a
+//! copy is followed is in `backup_driver`, what a log holds otherwise in `engine`.
+
+use std::collections::BTreeSet;
+
+use ft::{Action, KeptPages, Page, Trail};
+
+use crate::breaks::Break;
+use crate::engine::Log;
+use crate::primary_driver::PrimaryDriver;
+use crate::toy::{PAGES, Toy};
+use crate::world::World;
+
+/// What is wrong with a copy, as only somebody can know who has spoiled it.
+#[derive(Default)]
+pub struct Spoilt {
+    /// The registers were flipped, and the machine has not run since.
+    registers: bool,
+    /// Pages that are not the machine's, as far as can be known.
+    pages: BTreeSet<u64>,
+    /// It ran with wrong registers, or read a wrong page: nothing is as it should be.
+    astray: bool,
+}
+
+impl Spoilt {
+    pub fn is_any(&self) -> bool {
+        self.registers || self.astray || !self.pages.is_empty()
+    }
+
+    pub fn flip_registers(&mut self) {
+        self.registers = true;
+    }
+
+    pub fn flip_page(&mut self, page: u64) {
+        self.pages.insert(page);
+    }
+
+    /// The copy is about to run, and touches this page.
+    pub fn runs(&mut self, page: u64) {
+        self.astray |= std::mem::take(&mut self.registers) || self.pages.contains(&page);
+        if self.astray {
+            self.pages.insert(page);
+        }
+    }
+
+    /// A delta has replaced the registers and these pages, and with `whole` all but memory.
+    pub fn delta<'a>(&mut self, pages: impl Iterator<Item = &'a u64>, whole: bool) {
+        for page in pages {
+            self.pages.remove(page);
+        }
+        self.registers = false;
+        self.astray &= !whole;
+    }
+}
+
+/// The healing of a copy, at the backup.
+pub struct Asked {
+    pub whole: bool,
+    /// What will have been told.
+    told: BTreeSet<u64>,
+    /// Wrong pages that will not: they stay as they are.
+    pub hidden: BTreeSet<u64>,
+}
+
+impl Asked {
+    /// A copy that differs so is to be told of.
+    pub fn new(whole: bool, machine: &Toy, spoilt: &Spoilt) -> Self {
+        let told: BTreeSet<u64> =
+            if whole { (0..PAGES).collect() } else { machine.dirty().into_iter().collect() };
+        let hidden = spoilt.pages.difference(&told).copied().collect();
+        Self { whole, told, hidden }
+    }
+
+    /// One of two parts of what is to be told.
+    pub fn part(&self, second: bool) -> Vec<u64> {
+        let of_part = |page: &&u64| (**page >= PAGES / 2) == second;
+        self.told.iter().filter(of_part).copied().collect()
+    }
+
+    /// The delta that heals is here: what is still wrong with the copy, at most.
+    pub fn healed<'a>(mut self, pages: impl Iterator<Item = &'a u64>) -> Spoilt {
+        for page in pages {
+            self.hidden.remove(page);
+        }
+        Spoilt { registers: false, pages: self.hidden, astray: false }
+    }
+}
+
+/// What a healed copy did by mistake: the outputs in between are not done again.
+#[derive(Clone, Copy)]
+pub struct Gap {
+    /// Outputs in the history up to the last that was verified.
+    pub from: u64,
+    pub to: Trail,
+}
+
+/// What the primary knows of a copy that differs.
+#[derive(Default)]
+pub struct Noted {
+    touched: BTreeSet<u64>,
+    kept: KeptPages,
+}
+
+impl Noted {
+    pub fn touched(&mut self, frames: Vec<u64>) {
+        self.touched.extend(frames);
+    }
+
+    pub fn kept(&mut self, first_frame: u64, digests: Vec<ft::PageDigest>) {
+        assert!(self.kept.note(first_frame, digests, PAGES), "no backup lies here");
+    }
+
+    fn needs(&self, frame: u64, page: &Page) -> bool {
+        self.touched.contains(&frame) || !self.kept.is_empty() && !self.kept.has(frame, page)
+    }
+}
+
+impl PrimaryDriver {
+    /// Makes the delta that heals the backup's copy, between two intervals.
+    pub(crate) fn heal(&mut self, world: &mut World, now_ms: u64) -> Vec<Action> {
+        let noted = std::mem::take(&mut self.noted);
+        let mut actions = vec![];
+        if let Some(vcpu) = self.pending_delta.take() {
+            actions = self.finish_delta(world, now_ms, vcpu);
+        }
+        let mut frames: BTreeSet<u64> = self.machine.take_dirty().into_iter().collect();
+        if world.is(Break::HealWithoutDirtied) {
+            frames.clear();
+        }
+        let needs = |frame: &u64| noted.needs(*frame, &self.machine.page(*frame));
+        if !world.is(Break::ForgetTouched) {
+            frames.extend((0..PAGES).filter(needs));
+        }
+        let pages: Vec<(u64, Page)> =
+            frames.into_iter().map(|at| (at, self.machine.page(at))).collect();
+        let (vcpu, models) = (self.machine.save_vcpu(), self.machine.save_machine());
+        let before = self.machine.moment;
+        let Log::Whole(recorder) = &mut self.log else { return actions };
+        recorder.pages(before, pages);
+        recorder.heal(before + 1, vcpu, models).expect("states are small");
+        self.machine.moment += 1;
+        actions.extend(self.cut(world, now_ms));
+        let chunk = self.log.whole().map_or(0, |recorder| recorder.last_chunk());
+        actions.extend(self.primary.healing(now_ms, chunk));
+        actions
+    }
+}
