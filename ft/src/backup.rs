@@ -239,12 +239,7 @@ impl Backup {
 
     /// The replay found that this copy is not the machine. `curable`: a delta with machine state can
     /// make it that again.
-    pub fn diverged(
-        &mut self,
-        now_ms: u64,
-        divergence: Divergence,
-        curable: bool,
-    ) -> Vec<Action> {
+    pub fn diverged(&mut self, now_ms: u64, divergence: Divergence, curable: bool) -> Vec<Action> {
         let mut out = self.attend(now_ms);
         match self.state {
             BackupState::Waiting | BackupState::Live | BackupState::Halted => {}

@@ -270,7 +270,12 @@ impl PrimaryDriver {
         }
     }
 
-    pub(crate) fn finish_delta(&mut self, world: &mut World, now_ms: u64, vcpu: Vec<u8>) -> Vec<Action> {
+    pub(crate) fn finish_delta(
+        &mut self,
+        world: &mut World,
+        now_ms: u64,
+        vcpu: Vec<u8>,
+    ) -> Vec<Action> {
         let before = self.machine.moment;
         let mut machine = None;
         self.log = match std::mem::replace(&mut self.log, Log::None) {
@@ -294,7 +299,9 @@ impl PrimaryDriver {
         }
         if let Some(recorder) = self.log.whole() {
             match machine {
-                Some(machine) if world.is(Break::ResetHeals) => recorder.heal(moment, vcpu, machine),
+                Some(machine) if world.is(Break::ResetHeals) => {
+                    recorder.heal(moment, vcpu, machine)
+                }
                 machine => recorder.delta(moment, vcpu, machine),
             }
             .expect("states are small");

@@ -140,7 +140,8 @@ pub fn beginnings(rng: &mut Rng) -> Plan {
 
 /// Copies are spoiled, and something happens while they are healed, or right after.
 pub fn healings(rng: &mut Rng) -> Plan {
-    let mut faults = vec![(0, Fault::Slow { delay_max_us: [500, 500, 8_000][rng.range(0, 3) as usize] })];
+    let mut faults =
+        vec![(0, Fault::Slow { delay_max_us: [500, 500, 8_000][rng.range(0, 3) as usize] })];
     let mut at_us = 0;
     for count in 0..rng.range(2, 6) {
         at_us += rng.range(500_000, 900_000);

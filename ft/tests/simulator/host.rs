@@ -19,20 +19,50 @@ const PACKING_AT: usize = 7;
 /// What can lie in an inbox.
 #[derive(Debug)]
 pub enum Inbox {
-    Accept { stream: usize, from: usize },
-    Connected { to: usize, stream: Option<usize> },
-    Bytes { stream: usize, bytes: Vec<u8> },
-    Closed { stream: usize },
-    Datagram { from: Port, port: u64, bytes: Vec<u8> },
-    Refused { port: u64, by: Port },
+    Accept {
+        stream: usize,
+        from: usize,
+    },
+    Connected {
+        to: usize,
+        stream: Option<usize>,
+    },
+    Bytes {
+        stream: usize,
+        bytes: Vec<u8>,
+    },
+    Closed {
+        stream: usize,
+    },
+    Datagram {
+        from: Port,
+        port: u64,
+        bytes: Vec<u8>,
+    },
+    Refused {
+        port: u64,
+        by: Port,
+    },
     Tick,
     Step,
-    Prepared { stream: usize, works: bool },
+    Prepared {
+        stream: usize,
+        works: bool,
+    },
     /// A part of how the backup's copy may differ is to be told.
-    Tell { stream: usize, last: bool },
-    DiskDone { token: u64, data: Vec<u8> },
+    Tell {
+        stream: usize,
+        last: bool,
+    },
+    DiskDone {
+        token: u64,
+        data: Vec<u8>,
+    },
     Entropy(Vec<u8>),
-    Answer { generation: u64, answer: Answer },
+    Answer {
+        generation: u64,
+        answer: Answer,
+    },
     Command(Command),
 }
 

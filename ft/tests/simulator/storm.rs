@@ -128,8 +128,7 @@ impl Run {
         if self.processes.iter().flatten().any(is_there) {
             self.fault(*then);
         } else if left_ms > 0 {
-            self.world
-                .after(1_000, Due::Fault(Fault::Lurk { left_ms: left_ms - 1, until, then }));
+            self.world.after(1_000, Due::Fault(Fault::Lurk { left_ms: left_ms - 1, until, then }));
         }
     }
 
