@@ -120,6 +120,8 @@ pub struct Primary {
     distrusted: bool,
     /// While it is under way no output is released.
     healing: Healing,
+    /// Since when, if one is.
+    healing_since_ms: u64,
     stalled: bool,
     contest: Option<Contest>,
     /// In `Holding`: no output is being carried out any more.
@@ -142,6 +144,7 @@ impl Primary {
             released: 0,
             distrusted: false,
             healing: Healing::Sound,
+            healing_since_ms: 0,
             stalled: false,
             contest: None,
             quiet: false,

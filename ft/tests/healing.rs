@@ -242,6 +242,27 @@ fn a_copy_that_differs_while_the_machine_is_handed_over_or_protection_ends_is_no
     }
 }
 
+#[test]
+fn outputs_do_not_wait_for_ever_for_a_copy_that_is_not_healed() {
+    let tells = |primary: &mut Primary| {
+        primary.step(20, ack(1, 1));
+        primary.step(20, word(Word::Differs(divergence())));
+    };
+    for told in [false, true] {
+        let mut primary = primary(AckMode::Received);
+        tells(&mut primary);
+        if told {
+            primary.step(30, word(Word::Told));
+        }
+        let lost = (50..20_000).step_by(50).find(|now_ms| {
+            // It has no log to execute, and is heard.
+            primary.step(*now_ms, ack(1, 1));
+            asks(&primary.tick(*now_ms)).is_some()
+        });
+        assert_eq!(lost, Some(10_050));
+    }
+}
+
 /// Differs, is told of, and is healed, with this as the next chunk.
 fn healed_at(backup: &mut Backup, now_ms: u64, number: u64) -> bool {
     let actions = backup.diverged(now_ms, divergence(), true);

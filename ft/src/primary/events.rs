@@ -62,7 +62,7 @@ impl Primary {
             (Word::Differs(_), Yielding) => {}
             (Word::Differs(divergence), Protected | Leaving) => {
                 out.push(Action::Report(Happening::Diverged(divergence)));
-                self.await_telling(out);
+                self.await_telling(now_ms, out);
             }
             (Word::Touched { .. } | Word::Kept { .. } | Word::Told, Leaving | Yielding) => {}
             (Word::Touched { frames }, Protected) if self.healing == Healing::Told => {
@@ -155,10 +155,13 @@ impl Primary {
         }
     }
 
-    fn await_telling(&mut self, out: &mut Vec<Action>) {
+    fn await_telling(&mut self, now_ms: u64, out: &mut Vec<Action>) {
         match self.healing {
             // One that is healed, which its acknowledgement has not said yet, may differ again.
-            Healing::Sound | Healing::Sent { .. } => self.healing = Healing::Told,
+            Healing::Sound | Healing::Sent { .. } => {
+                self.healing = Healing::Told;
+                self.healing_since_ms = now_ms;
+            }
             Healing::Told | Healing::Made => {
                 self.nonsense("a copy that differs while it is being healed", out);
             }
@@ -237,7 +240,15 @@ impl Primary {
             | PrimaryState::Yielding => {
                 let silence = self.watch.silence(now_ms, settings);
                 let waited_ms = self.flight.waiting_ms(self.flight.received(), now_ms);
-                let behind_ms = self.flight.waiting_ms(self.flight.executed(), now_ms);
+                let unexecuted_ms = self.flight.waiting_ms(self.flight.executed(), now_ms);
+                // Outputs wait for a copy that is healed, whether it has log to execute or not.
+                let unhealed_ms = match self.healing {
+                    Healing::Sound => 0,
+                    Healing::Told | Healing::Made | Healing::Sent { .. } => {
+                        now_ms.saturating_sub(self.healing_since_ms)
+                    }
+                };
+                let behind_ms = unexecuted_ms.max(unhealed_ms);
                 if silence.is_some() {
                     silence
                 } else if waited_ms >= settings.silence_ms {

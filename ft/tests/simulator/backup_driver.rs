@@ -9,7 +9,7 @@ use ft::{
 };
 
 use crate::breaks::Break;
-use crate::healing::{Asked, Gap, Spoilt};
+use crate::healing::{Asked, Gap, Spoilt, Telling};
 use crate::host::Inbox;
 use crate::primary_driver::{Item, PrimaryDriver, address};
 use crate::queue::Due;
@@ -37,6 +37,9 @@ pub struct BackupDriver {
     pub spoilt: Spoilt,
     /// It is to be healed.
     pub asked: Option<Asked>,
+    telling: Telling,
+    /// For a break of the rules: the replica that does not know of it.
+    unaware: Option<Backup>,
     /// The outputs that were verified last: in the log, and in the machine's history.
     verified: (u64, u64),
     gaps: Vec<Gap>,
@@ -87,6 +90,8 @@ impl BackupDriver {
             draining: false,
             spoilt: Spoilt::default(),
             asked: None,
+            telling: Telling::default(),
+            unaware: None,
             verified: (0, 0),
             gaps: vec![],
             patience,
@@ -139,6 +144,9 @@ impl BackupDriver {
         let leave = event == Event::Message(Message::Word(Word::Leave));
         let before = (leave && world.is(Break::FalsePromise)).then(|| self.backup.clone());
         let mut actions = self.catch_up(world, now_ms);
+        if let Some(unaware) = self.unaware.take_if(|_| closed && self.asked.is_some()) {
+            self.backup = unaware;
+        }
         actions.extend(self.backup.step(now_ms, event));
         if closed && world.is(Break::TrustClosedStream) {
             actions.extend(self.backup.step(now_ms, Event::PeerGone));
@@ -245,6 +253,7 @@ impl BackupDriver {
         }
         self.spoilt = Spoilt::default();
         self.asked = None;
+        self.unaware = None;
         self.gaps.clear();
         self.replay = Some(Replay::new(Start::Blank, PAGES as usize));
         self.delayed.clear();
@@ -353,13 +362,11 @@ impl BackupDriver {
         if self.asked.is_some() && world.is(Break::RunUnhealed) {
             return vec![];
         }
-        let before = world.is(Break::TakeOverUnhealed).then(|| self.backup.clone());
+        self.unaware = world.is(Break::TakeOverUnhealed).then(|| self.backup.clone());
         let curable = !self.checkpoints.used && !world.rng.per_mille(125);
         let actions = self.backup.diverged(now_ms, what, curable);
         if !self.backup.is_healing() {
             self.replay = None;
-        } else if let Some(before) = before {
-            self.backup = before;
         }
         actions
     }
@@ -371,7 +378,8 @@ impl BackupDriver {
         {
             replay.heal();
         }
-        self.asked = Some(Asked::new(whole, &self.machine, &self.spoilt));
+        self.telling = Telling::new(whole, &self.machine);
+        self.asked = Some(Asked::new(&self.telling, &self.spoilt));
         let (host, process, stream) = (self.host, self.process, self.stream);
         let mut delay_us = 0;
         for last in [false, true] {
@@ -383,11 +391,11 @@ impl BackupDriver {
 
     /// Tells one of two parts.
     pub fn tell(&mut self, now_ms: u64, stream: usize, last: bool) -> Vec<Action> {
-        let Some(asked) = self.asked.as_ref().filter(|_| stream == self.stream) else {
+        if stream != self.stream {
             return vec![];
-        };
-        let frames = asked.part(last);
-        let mut actions = match (asked.whole, frames.first()) {
+        }
+        let frames = self.telling.part(last);
+        let mut actions = match (self.telling.whole, frames.first()) {
             (_, None) => vec![],
             (true, Some(first)) => {
                 let digests = frames.iter().map(|at| self.machine.page(*at).digest()).collect();

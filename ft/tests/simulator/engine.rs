@@ -294,7 +294,7 @@ impl PrimaryDriver {
         self.machine.moment += 1;
         let moment = self.machine.moment;
         // Now and then the guest resets its machine, say, and all of that is logged.
-        if machine.is_none() && world.rng.per_mille(100) {
+        if machine.is_none() && world.rng.per_mille(250) {
             machine = Some(self.machine.save_machine());
         }
         if let Some(recorder) = self.log.whole() {

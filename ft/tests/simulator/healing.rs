@@ -56,28 +56,39 @@ impl Spoilt {
     }
 }
 
+/// What a backup tells of a copy that differs.
+#[derive(Default)]
+pub struct Telling {
+    pub whole: bool,
+    pages: BTreeSet<u64>,
+}
+
+impl Telling {
+    /// Of all its memory, or of what it has written since it last applied a delta.
+    pub fn new(whole: bool, machine: &Toy) -> Self {
+        let pages = if whole { (0..PAGES).collect() } else { machine.dirty() };
+        Self { whole, pages }
+    }
+
+    /// One of two parts of it.
+    pub fn part(&self, second: bool) -> Vec<u64> {
+        let of_part = |page: &&u64| (**page >= PAGES / 2) == second;
+        self.pages.iter().filter(of_part).copied().collect()
+    }
+}
+
 /// The healing of a copy, at the backup.
 pub struct Asked {
     pub whole: bool,
-    /// What will have been told.
-    told: BTreeSet<u64>,
-    /// Wrong pages that will not: they stay as they are.
+    /// Wrong pages that are not told of: they stay as they are.
     pub hidden: BTreeSet<u64>,
 }
 
 impl Asked {
-    /// A copy that differs so is to be told of.
-    pub fn new(whole: bool, machine: &Toy, spoilt: &Spoilt) -> Self {
-        let told: BTreeSet<u64> =
-            if whole { (0..PAGES).collect() } else { machine.dirty().into_iter().collect() };
-        let hidden = spoilt.pages.difference(&told).copied().collect();
-        Self { whole, told, hidden }
-    }
-
-    /// One of two parts of what is to be told.
-    pub fn part(&self, second: bool) -> Vec<u64> {
-        let of_part = |page: &&u64| (**page >= PAGES / 2) == second;
-        self.told.iter().filter(of_part).copied().collect()
+    /// A copy that is spoilt so, and of which so much will be told.
+    pub fn new(telling: &Telling, spoilt: &Spoilt) -> Self {
+        let hidden = spoilt.pages.difference(&telling.pages).copied().collect();
+        Self { whole: telling.whole, hidden }
     }
 
     /// The delta that heals is here: what is still wrong with the copy, at most.

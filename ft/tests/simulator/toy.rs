@@ -253,8 +253,8 @@ impl Toy {
     }
 
     /// The pages written since the last delta.
-    pub fn dirty(&self) -> Vec<u64> {
-        self.dirty.iter().copied().collect()
+    pub fn dirty(&self) -> BTreeSet<u64> {
+        self.dirty.clone()
     }
 
     pub fn page(&self, page: u64) -> Page {
