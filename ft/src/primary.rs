@@ -21,6 +21,7 @@
 //! actions out. Why this is safe is argued in `docs/PROTOCOL.md`.
 
 mod events;
+mod healing;
 
 use alloc::{boxed::Box, string::String, vec, vec::Vec};
 use serde::{Deserialize, Serialize};
@@ -34,6 +35,7 @@ use crate::message::{Message, Word};
 use crate::prologue::Prologue;
 use crate::settings::Settings;
 use crate::watch::Watch;
+use healing::Healing;
 
 /// Where a primary stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,20 +88,6 @@ pub enum RequestError {
         /// Which and why.
         why: String,
     },
-}
-
-/// How far the healing of a backup's copy is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Healing {
-    /// There is nothing to heal.
-    Sound,
-    /// The backup tells how its copy may differ.
-    Told,
-    /// The driver makes the delta that heals it.
-    Made,
-    /// That ends with this chunk, which the backup does not have yet, or has not executed where
-    /// that counts.
-    Sent { chunk: u64 },
 }
 
 /// One machine's primary side, through all its backups.
@@ -262,21 +250,6 @@ impl Primary {
         self.state = PrimaryState::Yielding;
         out.push(Word::Yield { chunk: self.flight.last_sent() }.into());
         Ok(out)
-    }
-
-    /// The delta of [`Action::Heal`] is appended: it ends with this chunk.
-    pub fn healing(&mut self, now_ms: u64, chunk: u64) -> Vec<Action> {
-        let out = self.attend(now_ms);
-        if self.healing == Healing::Made {
-            self.healing = Healing::Sent { chunk };
-        }
-        out
-    }
-
-    /// Whether the backup's copy differs: it cannot take over before it is healed.
-    #[must_use]
-    pub fn is_healing(&self) -> bool {
-        self.state == PrimaryState::Protected && self.healing != Healing::Sound
     }
 
     /// Whether nobody but the user can tell where the machine is.

@@ -19,17 +19,17 @@ use crate::world::World;
 
 pub struct BackupDriver {
     pub backup: Backup,
-    host: usize,
-    process: u64,
+    pub(crate) host: usize,
+    pub(crate) process: u64,
     /// How long a moment takes here, in microseconds.
     pace_us: u64,
     awake_ms: u64,
     settings: Settings,
-    replay: Option<Replay>,
-    machine: Toy,
-    ledger: Ledger,
+    pub(crate) replay: Option<Replay>,
+    pub(crate) machine: Toy,
+    pub(crate) ledger: Ledger,
     totals: BTreeMap<u64, Trail>,
-    stream: usize,
+    pub(crate) stream: usize,
     /// Whether it is being stepped.
     steps: bool,
     draining: bool,
@@ -37,12 +37,12 @@ pub struct BackupDriver {
     pub spoilt: Spoilt,
     /// It is to be healed.
     pub asked: Option<Asked>,
-    telling: Telling,
+    pub(crate) telling: Telling,
     /// For a break of the rules: the replica that does not know of it.
-    unaware: Option<Backup>,
+    pub(crate) unaware: Option<Backup>,
     /// The outputs that were verified last: in the log, and in the machine's history.
-    verified: (u64, u64),
-    gaps: Vec<Gap>,
+    pub(crate) verified: (u64, u64),
+    pub(crate) gaps: Vec<Gap>,
     patience: Patience,
     /// The machine's memory is what an earlier join left.
     has_remains: bool,
@@ -51,14 +51,14 @@ pub struct BackupDriver {
     last_chunk: u64,
     staged: Vec<(u64, Page)>,
     /// How the machine is kept, and what is to be known of that when it goes on.
-    checkpoints: Checkpoints,
+    pub(crate) checkpoints: Checkpoints,
 }
 
 /// What a backup keeps of a machine that is kept by checkpoints.
 #[derive(Default)]
-struct Checkpoints {
+pub(crate) struct Checkpoints {
     /// It is kept so.
-    used: bool,
+    pub(crate) used: bool,
     /// Outputs in the history of the first one, which had left before.
     first_outputs: Option<u64>,
     /// Pages have come without their checkpoint.
@@ -358,57 +358,6 @@ impl BackupDriver {
         }
     }
 
-    fn diverged(&mut self, world: &mut World, now_ms: u64, what: Divergence) -> Vec<Action> {
-        if self.asked.is_some() && world.is(Break::RunUnhealed) {
-            return vec![];
-        }
-        self.unaware = world.is(Break::TakeOverUnhealed).then(|| self.backup.clone());
-        let curable = !self.checkpoints.used && !world.rng.per_mille(125);
-        let actions = self.backup.diverged(now_ms, what, curable);
-        if !self.backup.is_healing() {
-            self.replay = None;
-        }
-        actions
-    }
-
-    /// The copy is to be healed: how it may differ is told before long.
-    fn ask(&mut self, world: &mut World, whole: bool) {
-        if let Some(replay) = &mut self.replay
-            && !world.is(Break::RunUnhealed)
-        {
-            replay.heal();
-        }
-        self.telling = Telling::new(whole, &self.machine);
-        self.asked = Some(Asked::new(&self.telling, &self.spoilt));
-        let (host, process, stream) = (self.host, self.process, self.stream);
-        let mut delay_us = 0;
-        for last in [false, true] {
-            delay_us += world.rng.range(10, 8_000);
-            let what = Inbox::Tell { stream, last };
-            world.after(delay_us, Due::Arrive { host, process, what });
-        }
-    }
-
-    /// Tells one of two parts.
-    pub fn tell(&mut self, now_ms: u64, stream: usize, last: bool) -> Vec<Action> {
-        if stream != self.stream {
-            return vec![];
-        }
-        let frames = self.telling.part(last);
-        let mut actions = match (self.telling.whole, frames.first()) {
-            (_, None) => vec![],
-            (true, Some(first)) => {
-                let digests = frames.iter().map(|at| self.machine.page(*at).digest()).collect();
-                self.backup.kept(now_ms, *first, digests)
-            }
-            (false, Some(_)) => self.backup.touched(now_ms, frames),
-        };
-        if last {
-            actions.extend(self.backup.told(now_ms));
-        }
-        actions
-    }
-
     /// The guest runs to its next exit, which is handled with the recorded times.
     fn run(&mut self, world: &mut World) -> Result<(), Divergence> {
         let Some(replay) = &mut self.replay else { return Ok(()) };
@@ -488,19 +437,6 @@ impl BackupDriver {
                 actions.extend(self.backup.executed(now_ms, number, outputs));
             }
             Step::Run | Step::Wait | Step::End(_) => unreachable!("treated by the caller"),
-        }
-    }
-
-    /// If this is the delta that the copy waited for, it is the machine again.
-    fn healed<'a>(&mut self, world: &mut World, pages: impl Iterator<Item = &'a u64>) {
-        let waits = self.replay.as_ref().is_some_and(Replay::is_healing);
-        let Some(asked) = self.asked.take_if(|_| !waits) else { return };
-        world.checker.tally.healings += 1;
-        world.checker.tally.healed_wholly += u64::from(asked.whole);
-        self.spoilt = asked.healed(pages);
-        self.gaps.push(Gap { from: self.verified.1, to: self.machine.devices.total });
-        if !world.is(Break::RedoMistakes) {
-            self.ledger.heal(self.verified.0);
         }
     }
 

@@ -1,16 +1,19 @@
-//! Copies that differ from their machine: what is wrong with one, how it is told, and what the
-//! primary's driver makes of that.
+//! Copies that differ from their machine: what is wrong with one, and what the two drivers do to heal
+//! it.
 //!
 //! Owns what the simulator knows of a spoiled copy, so that everything but that is compared. How a
 //! copy is followed is in `backup_driver`, what a log holds otherwise in `engine`.
 
 use std::collections::BTreeSet;
 
-use ft::{Action, KeptPages, Page, Trail};
+use ft::{Action, Divergence, KeptPages, Page, Replay, Trail};
 
+use crate::backup_driver::BackupDriver;
 use crate::breaks::Break;
 use crate::engine::Log;
+use crate::host::Inbox;
 use crate::primary_driver::PrimaryDriver;
+use crate::queue::Due;
 use crate::toy::{PAGES, Toy};
 use crate::world::World;
 
@@ -126,6 +129,78 @@ impl Noted {
 
     fn needs(&self, frame: u64, page: &Page) -> bool {
         self.touched.contains(&frame) || !self.kept.is_empty() && !self.kept.has(frame, page)
+    }
+}
+
+impl BackupDriver {
+    /// The copy is not the machine.
+    pub(crate) fn diverged(
+        &mut self,
+        world: &mut World,
+        now_ms: u64,
+        what: Divergence,
+    ) -> Vec<Action> {
+        if self.asked.is_some() && world.is(Break::RunUnhealed) {
+            return vec![];
+        }
+        self.unaware = world.is(Break::TakeOverUnhealed).then(|| self.backup.clone());
+        let curable = !self.checkpoints.used && !world.rng.per_mille(125);
+        let actions = self.backup.diverged(now_ms, what, curable);
+        if !self.backup.is_healing() {
+            self.replay = None;
+        }
+        actions
+    }
+
+    /// The copy is to be healed: how it may differ is told before long.
+    pub(crate) fn ask(&mut self, world: &mut World, whole: bool) {
+        if let Some(replay) = &mut self.replay
+            && !world.is(Break::RunUnhealed)
+        {
+            replay.heal();
+        }
+        self.telling = Telling::new(whole, &self.machine);
+        self.asked = Some(Asked::new(&self.telling, &self.spoilt));
+        let (host, process, stream) = (self.host, self.process, self.stream);
+        let mut delay_us = 0;
+        for last in [false, true] {
+            delay_us += world.rng.range(10, 8_000);
+            let what = Inbox::Tell { stream, last };
+            world.after(delay_us, Due::Arrive { host, process, what });
+        }
+    }
+
+    /// Tells one of two parts.
+    pub fn tell(&mut self, now_ms: u64, stream: usize, last: bool) -> Vec<Action> {
+        if stream != self.stream {
+            return vec![];
+        }
+        let frames = self.telling.part(last);
+        let mut actions = match (self.telling.whole, frames.first()) {
+            (_, None) => vec![],
+            (true, Some(first)) => {
+                let digests = frames.iter().map(|at| self.machine.page(*at).digest()).collect();
+                self.backup.kept(now_ms, *first, digests)
+            }
+            (false, Some(_)) => self.backup.touched(now_ms, frames),
+        };
+        if last {
+            actions.extend(self.backup.told(now_ms));
+        }
+        actions
+    }
+
+    /// If this is the delta that the copy waited for, it is the machine again.
+    pub(crate) fn healed<'a>(&mut self, world: &mut World, pages: impl Iterator<Item = &'a u64>) {
+        let waits = self.replay.as_ref().is_some_and(Replay::is_healing);
+        let Some(asked) = self.asked.take_if(|_| !waits) else { return };
+        world.checker.tally.healings += 1;
+        world.checker.tally.healed_wholly += u64::from(asked.whole);
+        self.spoilt = asked.healed(pages);
+        self.gaps.push(Gap { from: self.verified.1, to: self.machine.devices.total });
+        if !world.is(Break::RedoMistakes) {
+            self.ledger.heal(self.verified.0);
+        }
     }
 }
 
