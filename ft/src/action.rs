@@ -68,9 +68,10 @@ pub enum Action {
         frames: Vec<u64>,
     },
     /// Primary: the backup's copy is to be healed. Between two intervals, and whether or not the
-    /// machine is stalled, append a delta with machine state; its pages are those written since the
-    /// last delta, and of those noted the ones that differ here or are not known not to. Then call
-    /// `Primary::healing`. Until the backup has it no output leaves. Where that cannot be done,
+    /// machine is stalled, append the delta that does it
+    /// ([`Recorder::heal`](crate::Recorder::heal)); its pages are those written since the last delta,
+    /// and of those noted the ones that differ here or are not known not to. Then, before anything
+    /// else of the backup is heard, call `Primary::healing`. Until the backup has it no output leaves. Where that cannot be done,
     /// `Primary::disable` ends the protection.
     Heal,
     /// Primary: the backup is ready for the machine. Start a recorder and append the machine's pages,
@@ -107,7 +108,7 @@ pub enum Action {
     Prepare(Box<Prologue>),
     /// Backup: a part of the log for the replay.
     Deliver(Batch),
-    /// Backup: let the replay skip the log to the next delta with machine state
+    /// Backup: let the replay skip the log to the delta that heals it
     /// ([`Replay::heal`](crate::Replay::heal)), and tell the primary how this copy may differ from
     /// its: by `Backup::touched` the pages that were written since an earlier delta, or by
     /// `Backup::kept` the `whole` memory. Then call `Backup::told`.

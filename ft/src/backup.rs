@@ -22,6 +22,8 @@
 //! actions out. The machine and its replay are the driver's. Why this is safe is argued in
 //! `docs/PROTOCOL.md`.
 
+mod healing;
+
 use alloc::{
     boxed::Box, collections::VecDeque, format, string::String, string::ToString, vec, vec::Vec,
 };
@@ -40,10 +42,6 @@ use crate::watch::Watch;
 
 /// Bytes of log that a primary may send above its limit before it notices.
 const BACKLOG_BYTES: u64 = 16 << 20;
-
-/// A copy that differs again so soon was not healed by the pages written of late: all of its memory
-/// is looked at then.
-const RELAPSE_MS: u64 = 30_000;
 
 /// Where a backup stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,6 +91,8 @@ pub struct Backup {
     healing: Option<Divergence>,
     /// How this copy may differ is still being told.
     telling: bool,
+    /// The next delta with machine state is that one.
+    announced: bool,
     /// When the copy was last healed by the pages written of late.
     healed_ms: Option<u64>,
 }
@@ -119,6 +119,7 @@ impl Backup {
             fence_until_ms: 0,
             healing: None,
             telling: false,
+            announced: false,
             healed_ms: None,
         }
     }
@@ -147,13 +148,6 @@ impl Backup {
         self.progress
     }
 
-    /// Whether its copy is known to differ, and the delta that heals it is not here: it cannot take
-    /// over.
-    #[must_use]
-    pub fn is_healing(&self) -> bool {
-        self.healing.is_some()
-    }
-
     /// Before [`Backup::prepared`]: the machine's memory is what is left of an earlier join, and its
     /// pages from `first_frame` on digest like this. To be told of all of it, in ascending order. So
     /// it is before [`Backup::told`] if the [`Action::TellCopy`] was for the whole memory.
@@ -164,31 +158,6 @@ impl Backup {
             out.push(Word::Kept { first_frame, digests }.into());
         }
         out
-    }
-
-    /// Before [`Backup::told`], after an [`Action::TellCopy`] that is not for the whole memory: pages
-    /// that were written here since an earlier delta, at most
-    /// [`TOUCHED_AT_ONCE_MAX`](crate::TOUCHED_AT_ONCE_MAX).
-    pub fn touched(&mut self, now_ms: u64, frames: Vec<u64>) -> Vec<Action> {
-        let mut out = self.attend(now_ms);
-        if self.is_telling() && self.stream_open {
-            out.push(Word::Touched { frames }.into());
-        }
-        out
-    }
-
-    /// All was told that [`Action::TellCopy`] asks for.
-    pub fn told(&mut self, now_ms: u64) -> Vec<Action> {
-        let mut out = self.attend(now_ms);
-        if self.is_telling() && self.stream_open {
-            out.push(Word::Told.into());
-        }
-        self.telling = false;
-        out
-    }
-
-    fn is_telling(&self) -> bool {
-        self.telling && self.state == BackupState::Following
     }
 
     /// The driver has built the machine of [`Action::Prepare`], or could not, with a sentence why.
@@ -240,7 +209,7 @@ impl Backup {
         let mut out = self.attend(now_ms);
         match self.state {
             BackupState::Waiting | BackupState::Live | BackupState::Halted => {}
-            BackupState::Following if curable && self.may_ask_for_healing() => {
+            BackupState::Following if curable && self.may_ask_for_healing(&divergence) => {
                 self.ask_for_healing(now_ms, divergence, &mut out);
             }
             BackupState::Preparing
@@ -257,25 +226,6 @@ impl Backup {
             }
         }
         out
-    }
-
-    /// A machine that moves stays where it is if the copy differs: nothing is lost by that.
-    fn may_ask_for_healing(&self) -> bool {
-        let under_way = self.telling || self.healing.is_some();
-        self.stream_open && !under_way && !self.settings.purpose.is_move()
-    }
-
-    fn ask_for_healing(&mut self, now_ms: u64, divergence: Divergence, out: &mut Vec<Action>) {
-        let relapse = self.healed_ms.take_if(|at| now_ms.saturating_sub(*at) < RELAPSE_MS);
-        let whole = relapse.is_some();
-        if !whole {
-            self.healed_ms = Some(now_ms);
-        }
-        self.telling = true;
-        self.healing = Some(divergence.clone());
-        out.push(Word::Differs(divergence.clone()).into());
-        out.push(Action::Report(Happening::Diverged(divergence)));
-        out.push(Action::TellCopy { whole });
     }
 
     /// Everything that was delivered is replayed, after [`Action::Drain`].
@@ -417,6 +367,7 @@ impl Backup {
         self.unexecuted_bytes = 0;
         self.healing = None;
         self.telling = false;
+        self.announced = false;
         self.healed_ms = None;
         self.settings = prologue.settings.clone();
         self.vm_id = prologue.vm_id;
@@ -445,11 +396,9 @@ impl Backup {
                 let bytes = chunk.records.len() as u64;
                 self.unexecuted.push_back((chunk.number, bytes));
                 self.unexecuted_bytes += bytes;
-                let heals = batch.has_whole_state();
+                let is_healed = self.is_healed_by(&batch);
                 out.push(Action::Deliver(batch));
-                if heals && self.healing.take().is_some() {
-                    out.push(Action::Report(Happening::Healed));
-                }
+                out.extend(is_healed.then_some(Action::Report(Happening::Healed)));
                 self.acknowledge(out);
                 self.check_backlog(now_ms, out);
             }
@@ -603,15 +552,6 @@ impl Backup {
             | BackupState::Live
             | BackupState::Halted => {}
         }
-    }
-
-    /// Nobody heals this copy any more: the primary may go on without it.
-    fn halt_unhealed(&mut self, out: &mut Vec<Action>) {
-        let Some(divergence) = self.healing.take() else { return };
-        if self.stream_open {
-            out.push(Word::Diverged(divergence.clone()).into());
-        }
-        self.halt(HaltReason::Diverged(divergence), out);
     }
 
     /// The machine does not come here; another may.

@@ -47,11 +47,18 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Whether one of its deltas has all of the machine: who has that needs nothing before it.
-    #[must_use]
-    pub fn has_whole_state(&self) -> bool {
-        let whole = |record: &Record| matches!(record, Record::Delta { machine: Some(_), .. });
-        self.records.iter().any(|(_, record)| whole(record))
+    /// Whether the delta that [`Record::Heals`] announces is in it. `announced`: that came in an
+    /// earlier one, and will have come after this one.
+    pub(crate) fn heals(&self, announced: &mut bool) -> bool {
+        let mut heals = false;
+        for (_, record) in &self.records {
+            match record {
+                Record::Heals => *announced = true,
+                Record::Delta { machine: Some(_), .. } => heals |= core::mem::take(announced),
+                _ => {}
+            }
+        }
+        heals
     }
 }
 
@@ -117,6 +124,7 @@ impl Chunk {
                 | Record::Pages { .. }
                 | Record::Patches { .. }
                 | Record::Models { .. }
+                | Record::Heals
                 | Record::Released { .. } => {}
             }
             last_moment = moment;

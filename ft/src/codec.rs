@@ -35,6 +35,7 @@ const REGISTER_VALUES: u8 = 22;
 const DEVICES: u8 = 23;
 const PATCHES: u8 = 24;
 const MODELS: u8 = 25;
+const HEALS: u8 = 26;
 
 /// The record's kind on disk and wire.
 fn record_kind(record: &Record) -> u8 {
@@ -47,6 +48,7 @@ fn record_kind(record: &Record) -> u8 {
         Record::Pages { .. } => PAGES,
         Record::Patches { .. } => PATCHES,
         Record::Models { .. } => MODELS,
+        Record::Heals => HEALS,
         Record::Delta { .. } => DELTA,
         Record::Released { .. } => RELEASED,
         Record::End { .. } => END,
@@ -141,6 +143,7 @@ impl Encoder {
                     out.extend_from_slice(&memory.to_le_bytes());
                 }
             }
+            Record::Heals => {}
             Record::Pages { pages } => put_pages(pages, out),
             Record::Patches { patches } => put_patches(patches, out),
             Record::Delta { vcpu, machine, outputs } => {
@@ -326,6 +329,7 @@ impl<'a> Decoder<'a> {
             PAGES => Record::Pages { pages: take_pages(reader)? },
             PATCHES => Record::Patches { patches: take_patches(reader)? },
             MODELS => Record::Models { part: reader.bytes("part of the models")? },
+            HEALS => Record::Heals,
             DELTA => {
                 let vcpu = reader.bytes("vCPU state")?;
                 let machine = match flag(reader)? {

@@ -51,6 +51,7 @@ fn any_record() -> impl Strategy<Value = Record> {
         1 => prop::collection::vec((any::<u64>(), prop::collection::vec(any::<u8>(), 0..40)), 0..9)
             .prop_map(|patches| Record::Patches { patches }),
         1 => any_bytes().prop_map(|part| Record::Models { part }),
+        1 => Just(Record::Heals),
         1 => (any_bytes(), prop::option::of(any_bytes()), any::<u64>(), any::<u64>()).prop_map(
             |(vcpu, machine, count, digest)| {
                 Record::Delta { vcpu, machine, outputs: Trail { count, digest } }
@@ -186,6 +187,7 @@ fn the_bytes_of_format_version_1_never_change() {
 
     let patches = Record::Patches { patches: vec![(16, vec![0, 1, 8]), (18, vec![])] };
     assert_eq!(encode_all(0, &[(0, patches)]), [0x18, 2, 16, 3, 0, 1, 8, 1, 0]);
+    assert_eq!(encode_all(0, &[(1, Record::Heals)]), [0x3a]);
 }
 
 #[test]

@@ -435,3 +435,124 @@ fn a_page_may_be_patched_beside_pages_that_take_its_place_in_memory() {
     }
     assert_eq!((moment, patched), (3, Some(page(1, 2))));
 }
+
+/// A page of which one byte is `value`.
+fn marked(value: u8) -> Page {
+    let mut page = [7; PAGE_SIZE];
+    page[100] = value;
+    Page::from_bytes(&page)
+}
+
+/// A machine at moment 1 with page 1, then two moments of which the second holds a time read, and
+/// what a follower skips: pages, patches, inputs, a plain delta, and one that a reset made.
+fn log_to_skip() -> (Recorder, Vec<Vec<Chunk>>) {
+    let mut log = Recorder::new(0, DigestMode::EveryChunk);
+    log.pages(0, [(1, marked(0))]);
+    log.delta(1, vec![1], Some(vec![1])).unwrap();
+    let mut parts = vec![log.cut(1)];
+    log.register_digest(2, 22);
+    log.output(&serial(2));
+    parts.push(log.cut(2));
+    log.register_digest(3, 33);
+    log.input(3, &Input::TimeRead { now_ns: 300 }).unwrap();
+    log.input(3, &key(3)).unwrap();
+    log.pages(3, [(1, marked(1)), (2, marked(2))]);
+    log.delta(4, vec![4], None).unwrap();
+    log.state_digest(4, 9, Some(9));
+    parts.push(log.cut(4));
+    log.pages(4, [(1, marked(3))]);
+    log.delta(5, vec![5], Some(vec![5; 3 << 20])).unwrap();
+    log.output(&serial(5));
+    log.released(5, 1);
+    log.register_digest(6, 66);
+    parts.push(log.cut(6));
+    (log, parts)
+}
+
+/// A follower of [`log_to_skip`] that has executed the first chunk and found itself wrong at moment 2.
+fn gone_astray(parts: &[Vec<Chunk>]) -> Replay {
+    let mut replay = Replay::new(Start::Blank, 16);
+    parts.concat().iter().for_each(|chunk| replay.push(chunk).unwrap());
+    assert!(matches!(replay.next_step(0), Ok(Step::Pages(_))));
+    assert!(matches!(replay.next_step(0), Ok(Step::Delta { moment: 1, .. })));
+    assert!(matches!(replay.next_step(1), Ok(Step::ChunkEnd { number: 1, .. })));
+    assert_eq!(replay.next_step(1), Ok(Step::Run));
+    replay.register_digest(2, 23);
+    replay.output(&serial(99));
+    assert!(matches!(replay.next_step(2), Err(Divergence::Registers { moment: 2, .. })));
+    replay
+}
+
+#[test]
+fn a_copy_that_differs_skips_the_log_to_the_delta_that_heals_it() {
+    let (mut log, parts) = log_to_skip();
+    let mut replay = gone_astray(&parts);
+    replay.heal();
+    // The machine's own count of moments may be anything by now.
+    assert_eq!(replay.next_step(2), Ok(Step::Released { output: 1 }));
+    for _ in 0..3 {
+        assert_eq!(replay.next_step(7), Ok(Step::Wait), "no state that heals is there");
+    }
+    assert!(replay.is_healing() && replay.is_drained());
+    // A page of all those that came is the machine's alone; one was touched at the copy.
+    log.pages(6, [(3, marked(4))]);
+    log.heal(7, vec![7], vec![7; 3 << 20]).unwrap();
+    let outputs = log.outputs();
+    let healing = log.cut(7);
+    healing.iter().for_each(|chunk| replay.push(chunk).unwrap());
+    let Ok(Step::Delta { moment: 7, vcpu, machine, pages }) = replay.next_step(2) else { panic!() };
+    assert_eq!((vcpu, machine), (vec![7], Some(vec![7; 3 << 20])));
+    let wanted = [(1, marked(3)), (2, marked(2)), (3, marked(4))];
+    assert_eq!(pages.into_iter().collect::<Vec<_>>(), wanted);
+    assert!(!replay.is_healing());
+    // Nothing of what was skipped is told of as executed, and everything counts again.
+    let number = healing.last().unwrap().number;
+    assert_eq!(replay.next_step(7), Ok(Step::ChunkEnd { number, outputs }));
+    assert_eq!(replay.next_step(7), Ok(Step::Wait));
+    log.register_digest(8, 88);
+    log.output(&serial(8));
+    log.pages(8, [(1, marked(5)), (2, marked(6)), (3, marked(7))]);
+    log.delta(9, vec![9], None).unwrap();
+    log.cut(9).iter().for_each(|chunk| replay.push(chunk).unwrap());
+    assert_eq!(replay.next_step(7), Ok(Step::Run));
+    let mut wrong = replay.clone();
+    wrong.register_digest(8, 89);
+    wrong.output(&serial(8));
+    assert!(matches!(wrong.next_step(8), Ok(Step::Delta { .. })));
+    assert!(matches!(wrong.next_step(9), Err(Divergence::Registers { moment: 9, .. })));
+    replay.register_digest(8, 88);
+    assert_eq!(replay.output(&serial(8)), 3, "the count goes on where the machine's is");
+    let Ok(Step::Delta { pages, .. }) = replay.next_step(8) else { panic!() };
+    let wanted = [(1, marked(5)), (2, marked(6)), (3, marked(7))];
+    assert_eq!(pages.into_iter().collect::<Vec<_>>(), wanted, "patches are of the same pages");
+    assert!(matches!(replay.next_step(9), Ok(Step::ChunkEnd { .. })));
+    assert_eq!(replay.take_over(), 300, "the time goes on from what was skipped");
+}
+
+#[test]
+fn a_delta_of_a_reset_heals_nobody_and_the_one_that_does_is_nothing_special_to_the_sound() {
+    let (mut log, mut parts) = log_to_skip();
+    let mut replay = gone_astray(&parts);
+    replay.heal();
+    while replay.next_step(2).unwrap() != Step::Wait {}
+    assert!(replay.is_healing());
+    log.heal(7, vec![7], vec![7]).unwrap();
+    log.end(7, EndReason::Failover);
+    parts.push(log.cut(7));
+    // A follower that is at moment 6 and sound.
+    let mut sound = Replay::new(Start::At(6), 16);
+    let chunk = Chunk { number: 1, ..parts[4][0].clone() };
+    sound.push(&chunk).unwrap();
+    assert!(matches!(sound.next_step(6), Ok(Step::Delta { moment: 7, .. })));
+}
+
+#[test]
+fn a_log_that_ends_before_the_delta_that_heals_leaves_the_copy_unhealed() {
+    let (mut log, mut parts) = log_to_skip();
+    log.end(6, EndReason::Failover);
+    parts.push(log.cut(6));
+    let mut replay = gone_astray(&parts);
+    replay.heal();
+    while !matches!(replay.next_step(2), Ok(Step::End(EndReason::Failover))) {}
+    assert!(replay.is_healing());
+}

@@ -21,6 +21,7 @@
 //! actions out. Why this is safe is argued in `docs/PROTOCOL.md`.
 
 mod events;
+mod healing;
 
 use alloc::{boxed::Box, string::String, vec, vec::Vec};
 use serde::{Deserialize, Serialize};
@@ -34,6 +35,7 @@ use crate::message::{Message, Word};
 use crate::prologue::Prologue;
 use crate::settings::Settings;
 use crate::watch::Watch;
+use healing::Healing;
 
 /// Where a primary stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,20 +90,6 @@ pub enum RequestError {
     },
 }
 
-/// How far the healing of a backup's copy is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Healing {
-    /// There is nothing to heal.
-    Sound,
-    /// The backup tells how its copy may differ.
-    Told,
-    /// The driver makes the delta that heals it.
-    Made,
-    /// That ends with this chunk, which the backup does not have yet, or has not executed where
-    /// that counts.
-    Sent { chunk: u64 },
-}
-
 /// One machine's primary side, through all its backups.
 #[derive(Clone, Debug)]
 pub struct Primary {
@@ -120,6 +108,8 @@ pub struct Primary {
     distrusted: bool,
     /// While it is under way no output is released.
     healing: Healing,
+    /// Since when, if one is.
+    healing_since_ms: u64,
     stalled: bool,
     contest: Option<Contest>,
     /// In `Holding`: no output is being carried out any more.
@@ -142,6 +132,7 @@ impl Primary {
             released: 0,
             distrusted: false,
             healing: Healing::Sound,
+            healing_since_ms: 0,
             stalled: false,
             contest: None,
             quiet: false,
@@ -259,21 +250,6 @@ impl Primary {
         self.state = PrimaryState::Yielding;
         out.push(Word::Yield { chunk: self.flight.last_sent() }.into());
         Ok(out)
-    }
-
-    /// The delta of [`Action::Heal`] is appended: it ends with this chunk.
-    pub fn healing(&mut self, now_ms: u64, chunk: u64) -> Vec<Action> {
-        let out = self.attend(now_ms);
-        if self.healing == Healing::Made {
-            self.healing = Healing::Sent { chunk };
-        }
-        out
-    }
-
-    /// Whether the backup's copy differs: it cannot take over before it is healed.
-    #[must_use]
-    pub fn is_healing(&self) -> bool {
-        self.state == PrimaryState::Protected && self.healing != Healing::Sound
     }
 
     /// Whether nobody but the user can tell where the machine is.

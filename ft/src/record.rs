@@ -101,6 +101,9 @@ pub enum Record {
         /// The bytes, in order.
         part: Vec<u8>,
     },
+    /// The next [`Record::Delta`] with machine state makes a copy equal that was found to differ: it
+    /// has all pages in which that may differ, which no other delta has.
+    Heals,
     /// The state at this moment; the interval before it is not to be run.
     Delta {
         /// The vCPU's whole state, encoded by its owner.
@@ -137,6 +140,7 @@ impl Record {
             Self::Pages { .. } => "pages",
             Self::Patches { .. } => "patches",
             Self::Models { .. } => "models",
+            Self::Heals => "heals",
             Self::Delta { .. } => "delta",
             Self::Released { .. } => "released",
             Self::End { .. } => "end",

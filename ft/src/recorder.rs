@@ -236,7 +236,25 @@ impl Recorder {
         self.delta_with(moment, vcpu, machine, self.outputs)
     }
 
-    /// The same for a machine that nobody follows from exit to exit: `outputs` are all that it has
+    /// The same with machine state, for a copy that was found to differ: the pages before it are all
+    /// those in which that may differ, as well as all written since the last delta.
+    ///
+    /// # Errors
+    ///
+    /// As [`Recorder::delta`].
+    pub fn heal(
+        &mut self,
+        moment: u64,
+        vcpu: Vec<u8>,
+        machine: Vec<u8>,
+    ) -> Result<(), RecordError> {
+        assert!(moment > self.moment, "a delta is a moment of its own");
+        self.make_room(0, moment - 1);
+        self.append(moment - 1, &Record::Heals);
+        self.delta_with(moment, vcpu, Some(machine), self.outputs)
+    }
+
+    /// As [`Recorder::delta`], for a machine that nobody follows from exit to exit: `outputs` are all that it has
     /// produced, and the log has not heard of those since the last delta.
     ///
     /// # Errors

@@ -109,6 +109,8 @@ pub struct Replay {
     ended: Option<EndReason>,
     /// The machine is not the recorded one, and waits for the delta that makes it that again.
     healing: bool,
+    /// While it waits: the next delta with machine state is that one.
+    announced: bool,
 }
 
 impl Replay {
@@ -133,6 +135,7 @@ impl Replay {
             last_time_ns: 0,
             ended: None,
             healing: false,
+            announced: false,
         }
     }
 
@@ -161,11 +164,12 @@ impl Replay {
         Ok(())
     }
 
-    /// The machine is not the one that was recorded: nothing is run, applied or compared until a
-    /// delta with machine state comes. What deltas before it bring is kept for that one, so the
-    /// machine's memory does not change until then.
+    /// The machine is not the one that was recorded: nothing is run, applied or compared until the
+    /// delta comes that heals it ([`Record::Heals`]). What deltas before it bring is kept for that
+    /// one, so the machine's memory does not change until then.
     pub fn heal(&mut self) {
         self.healing = true;
+        self.announced = false;
     }
 
     /// Whether the machine still waits for the delta that [`Replay::heal`] speaks of.
@@ -220,16 +224,24 @@ impl Replay {
                     self.last_time_ns = now_ns;
                     None
                 }
-                Record::Delta { machine: None, .. }
-                | Record::Input(_)
+                Record::Heals => {
+                    self.announced = true;
+                    None
+                }
+                Record::Delta { machine: Some(_), .. } if self.announced => {
+                    self.healing = false;
+                    self.consume(moment, record)?
+                }
+                // One that a reset made, say: it knows nothing of what is wrong here.
+                Record::Delta { .. } => {
+                    self.staged_models.clear();
+                    None
+                }
+                Record::Input(_)
                 | Record::Digest { .. }
                 | Record::Registers(_)
                 | Record::Devices { .. }
                 | Record::StateDigest { .. } => None,
-                Record::Delta { machine: Some(_), .. } => {
-                    self.healing = false;
-                    self.consume(moment, record)?
-                }
                 Record::Pages { .. }
                 | Record::Patches { .. }
                 | Record::Models { .. }
@@ -284,6 +296,8 @@ impl Replay {
                 self.staged_models.extend(part);
                 None
             }
+            // For a copy that differed; this one does not.
+            Record::Heals => None,
             Record::Released { output } => Some(Step::Released { output }),
             Record::Input(_)
             | Record::Digest { .. }

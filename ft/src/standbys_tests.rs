@@ -144,6 +144,22 @@ fn a_divergence_is_healed_by_the_same_standby_at_once_but_not_for_ever() {
 }
 
 #[test]
+fn a_divergence_that_was_healed_is_not_held_against_a_standby_that_is_lost_later() {
+    for (healed, next) in [(true, "b"), (false, "a")] {
+        let mut standbys = standbys(&["a", "b"]);
+        standbys.tick(0);
+        standbys.observe(0, &protected());
+        standbys.observe(10, &diverged());
+        assert_eq!(standbys.current(), Some("a"), "it protects, or will again");
+        if healed {
+            standbys.observe(20, &Happening::Healed);
+        }
+        lost(&mut standbys, 30);
+        assert_eq!(tried(&mut standbys, 30).as_deref(), Some(next), "healed: {healed}");
+    }
+}
+
+#[test]
 fn who_is_forgiven_is_tried_at_once() {
     let mut standbys = standbys(&["a"]);
     for at in [0, 10] {
@@ -218,6 +234,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         Just(solo(SoloReason::Won)),
         Just(solo(SoloReason::Left)),
         Just(diverged()),
+        Just(Happening::Healed),
         Just(Happening::Live { generation: 3 }),
     ]
 }

@@ -93,16 +93,18 @@ impl Ledger {
     }
 
     /// The machine here was not the one that was recorded, and is again: what it put out after
-    /// `sequence` was not that one's, and which requests are open its new state says.
+    /// `sequence` was not that one's, and which requests are open, and what is set, its new state
+    /// says.
     pub fn heal(&mut self, sequence: u64) {
         self.forget(|at, output| {
             at > sequence
                 || match output {
-                    Output::Block { .. } | Output::Entropy { .. } => true,
+                    Output::Block { .. } | Output::Entropy { .. } | Output::NetOffloads { .. } => {
+                        true
+                    }
                     Output::Packet { .. }
                     | Output::Console { .. }
                     | Output::Serial { .. }
-                    | Output::NetOffloads { .. }
                     | Output::Reset
                     | Output::PowerOff => false,
                 }
@@ -175,6 +177,8 @@ mod tests {
     #[test]
     fn of_a_machine_that_was_healed_what_it_put_out_by_mistake_is_not_done_again() {
         let mut ledger = Ledger::new();
+        let offloads = Output::NetOffloads { device: 0, offloads: 1 };
+        ledger.output(0, offloads);
         for (at, output) in [packet(1), write(7), packet(2), packet(9)].into_iter().enumerate() {
             ledger.output(at as u64 + 1, output);
         }

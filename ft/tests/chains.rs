@@ -105,7 +105,7 @@ fn a_promise_ends_a_generation_without_a_question_and_who_gave_it_never_asks_one
             primary.disable(10).unwrap();
             backup.step(10, word(Word::Leave));
         } else {
-            backup.diverged(10, divergence.clone());
+            backup.diverged(10, divergence.clone(), false);
         }
         assert_eq!(backup.state(), BackupState::Halted);
         primary.step(20, word(promise));

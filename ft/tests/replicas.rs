@@ -364,7 +364,7 @@ fn a_yield_before_the_whole_log_is_refused() {
 fn a_divergence_found_by_the_backup_ends_the_protection_loudly() {
     let divergence = Divergence::TimeAsked { moment: 3 };
     let mut backup = following(AckMode::Received);
-    let actions = backup.diverged(10, divergence.clone());
+    let actions = backup.diverged(10, divergence.clone(), false);
     assert_eq!(actions[0], Word::Diverged(divergence.clone()).into());
     assert_eq!(backup.state(), BackupState::Halted);
     let mut primary = protected(AckMode::Received);
@@ -502,6 +502,8 @@ fn any_event() -> impl Strategy<Value = Event> {
             Word::Following, Word::Ping { stamp_ms: 9 }, Word::Leave, Word::Left,
             Word::Yield { chunk: 1 }, Word::Live { generation: 5 }, Word::Diverged(divergence),
             Word::Kept { first_frame: 0, digests: vec![[0; 8]] },
+            Word::Differs(Divergence::TimeAsked { moment: 1 }),
+            Word::Touched { frames: vec![1] }, Word::Told,
         ]).prop_map(word),
         2 => (1..4u64, 0..5usize)
             .prop_map(|(number, n)| Event::Message(Message::Append(chunk(number, n)))),
@@ -549,11 +551,18 @@ proptest! {
                 prop_assert!(!opened, "{actions:?}");
             }
             let mut actions = backup.step(now_ms, event);
+            if wait_ms % 7 == 0 {
+                let divergence = Divergence::TimeAsked { moment: 2 };
+                actions.extend(backup.diverged(now_ms, divergence, wait_ms % 2 == 0));
+            }
+            if wait_ms % 5 == 0 {
+                actions.extend(backup.told(now_ms));
+            }
             actions.extend(backup.tick(now_ms));
             actions.extend(backup.drained(now_ms));
             claimed |= asks(&actions);
             if goes_live(&actions) {
-                prop_assert!(claimed);
+                prop_assert!(claimed && !backup.is_healing());
             }
         }
     }

@@ -2,7 +2,8 @@
 
 use alloc::{format, string::ToString, vec::Vec};
 
-use super::{Healing, Primary, PrimaryState};
+use super::healing::Healing;
+use super::{Primary, PrimaryState};
 use crate::action::{Action, HaltReason, Happening, LossCause, SoloReason};
 use crate::arbiter::{Answer, Contest};
 use crate::error::Divergence;
@@ -58,23 +59,10 @@ impl Primary {
                 out.push(Action::Report(Happening::Diverged(divergence)));
                 self.go_solo(self.generation + 1, SoloReason::Diverged, out);
             }
-            // It cannot take the machine, and will answer so.
-            (Word::Differs(_), Yielding) => {}
-            (Word::Differs(divergence), Protected | Leaving) => {
-                out.push(Action::Report(Happening::Diverged(divergence)));
-                self.await_telling(out);
-            }
-            (Word::Touched { .. } | Word::Kept { .. } | Word::Told, Leaving | Yielding) => {}
-            (Word::Touched { frames }, Protected) if self.healing == Healing::Told => {
-                out.push(Action::NoteTouched { frames });
-            }
-            (Word::Kept { first_frame, digests }, Protected) if self.healing == Healing::Told => {
-                out.push(Action::NoteKept { first_frame, digests });
-            }
-            (Word::Told, Protected) if self.healing == Healing::Told => {
-                self.healing = Healing::Made;
-                out.push(Action::Heal);
-            }
+            (
+                word @ (Word::Differs(_) | Word::Touched { .. } | Word::Kept { .. } | Word::Told),
+                Protected | Leaving | Yielding,
+            ) => self.on_copy(now_ms, word, out),
             (Word::Left, Leaving | Holding) => {
                 self.go_solo(self.generation + 1, SoloReason::Left, out);
             }
@@ -155,25 +143,6 @@ impl Primary {
         }
     }
 
-    fn await_telling(&mut self, out: &mut Vec<Action>) {
-        match self.healing {
-            Healing::Sound => self.healing = Healing::Told,
-            Healing::Told | Healing::Made | Healing::Sent { .. } => {
-                self.nonsense("a copy that differs while it is being healed", out);
-            }
-        }
-    }
-
-    fn note_healed(&mut self, out: &mut Vec<Action>) {
-        match self.healing {
-            Healing::Sent { chunk } if self.acknowledged() >= chunk => {
-                self.healing = Healing::Sound;
-                out.push(Action::Report(Happening::Healed));
-            }
-            Healing::Sent { .. } | Healing::Sound | Healing::Told | Healing::Made => {}
-        }
-    }
-
     /// The chunk up to which the user's mode lets outputs leave.
     pub(super) fn acknowledged(&self) -> u64 {
         match self.settings.ack {
@@ -236,7 +205,10 @@ impl Primary {
             | PrimaryState::Yielding => {
                 let silence = self.watch.silence(now_ms, settings);
                 let waited_ms = self.flight.waiting_ms(self.flight.received(), now_ms);
-                let behind_ms = self.flight.waiting_ms(self.flight.executed(), now_ms);
+                let unexecuted_ms = self.flight.waiting_ms(self.flight.executed(), now_ms);
+                // Outputs wait for a copy that is healed, whether it has log to execute or not.
+                let unhealed_ms = self.unhealed_ms(now_ms);
+                let behind_ms = unexecuted_ms.max(unhealed_ms);
                 if silence.is_some() {
                     silence
                 } else if waited_ms >= settings.silence_ms {

@@ -9,6 +9,7 @@ use ft::{
 };
 
 use crate::breaks::Break;
+use crate::healing::{Asked, Gap, Spoilt, Telling};
 use crate::host::Inbox;
 use crate::primary_driver::{Item, PrimaryDriver, address};
 use crate::queue::Due;
@@ -18,23 +19,30 @@ use crate::world::World;
 
 pub struct BackupDriver {
     pub backup: Backup,
-    host: usize,
-    process: u64,
+    pub(crate) host: usize,
+    pub(crate) process: u64,
     /// How long a moment takes here, in microseconds.
     pace_us: u64,
     awake_ms: u64,
     settings: Settings,
-    replay: Option<Replay>,
-    machine: Toy,
-    ledger: Ledger,
+    pub(crate) replay: Option<Replay>,
+    pub(crate) machine: Toy,
+    pub(crate) ledger: Ledger,
     totals: BTreeMap<u64, Trail>,
-    stream: usize,
+    pub(crate) stream: usize,
     /// Whether it is being stepped.
     steps: bool,
     draining: bool,
-    /// The machine was spoiled, and has not run since.
-    spoiled: bool,
-    pub spoiled_ever: bool,
+    /// What is wrong with the copy.
+    pub spoilt: Spoilt,
+    /// It is to be healed.
+    pub asked: Option<Asked>,
+    pub(crate) telling: Telling,
+    /// For a break of the rules: the replica that does not know of it.
+    pub(crate) unaware: Option<Backup>,
+    /// The outputs that were verified last: in the log, and in the machine's history.
+    pub(crate) verified: (u64, u64),
+    pub(crate) gaps: Vec<Gap>,
     patience: Patience,
     /// The machine's memory is what an earlier join left.
     has_remains: bool,
@@ -43,22 +51,20 @@ pub struct BackupDriver {
     last_chunk: u64,
     staged: Vec<(u64, Page)>,
     /// How the machine is kept, and what is to be known of that when it goes on.
-    checkpoints: Checkpoints,
+    pub(crate) checkpoints: Checkpoints,
 }
 
 /// What a backup keeps of a machine that is kept by checkpoints.
 #[derive(Default)]
-struct Checkpoints {
+pub(crate) struct Checkpoints {
     /// It is kept so.
-    used: bool,
+    pub(crate) used: bool,
     /// Outputs in the history of the first one, which had left before.
     first_outputs: Option<u64>,
     /// Pages have come without their checkpoint.
     half: bool,
     /// The primary gave the machine away, and had sent everything before.
     yielded: bool,
-    /// A page that was spoiled, and has not come again.
-    spoiled_page: Option<u64>,
 }
 
 impl BackupDriver {
@@ -82,8 +88,12 @@ impl BackupDriver {
             stream: 0,
             steps: false,
             draining: false,
-            spoiled: false,
-            spoiled_ever: false,
+            spoilt: Spoilt::default(),
+            asked: None,
+            telling: Telling::default(),
+            unaware: None,
+            verified: (0, 0),
+            gaps: vec![],
             patience,
             has_remains: false,
             delayed: vec![],
@@ -109,18 +119,21 @@ impl BackupDriver {
 
     pub fn spoil(&mut self, rng: &mut Rng) {
         let follows = self.backup.state() == BackupState::Following;
-        if follows && !self.draining && self.checkpoints.spoiled_page.is_none() {
-            // What a machine that is never run has in its registers comes with each checkpoint.
-            match self.checkpoints.used {
-                true => {
-                    let page = rng.range(0, PAGES);
-                    self.machine.spoil_page(page);
-                    self.checkpoints.spoiled_page = Some(page);
-                }
-                false => self.machine.spoil(),
+        if !follows || self.draining {
+            return;
+        }
+        // What a machine that is never run has in its registers comes with each checkpoint.
+        if self.checkpoints.used || rng.per_mille(500) {
+            let page = rng.range(0, PAGES);
+            self.machine.spoil_page(page);
+            self.spoilt.flip_page(page);
+            // It may have been told of already.
+            if let Some(asked) = &mut self.asked {
+                asked.hidden.insert(page);
             }
-            self.spoiled = true;
-            self.spoiled_ever = true;
+        } else {
+            self.machine.spoil();
+            self.spoilt.flip_registers();
         }
     }
 
@@ -131,6 +144,9 @@ impl BackupDriver {
         let leave = event == Event::Message(Message::Word(Word::Leave));
         let before = (leave && world.is(Break::FalsePromise)).then(|| self.backup.clone());
         let mut actions = self.catch_up(world, now_ms);
+        if let Some(unaware) = self.unaware.take_if(|_| closed && self.asked.is_some()) {
+            self.backup = unaware;
+        }
         actions.extend(self.backup.step(now_ms, event));
         if closed && world.is(Break::TrustClosedStream) {
             actions.extend(self.backup.step(now_ms, Event::PeerGone));
@@ -203,6 +219,10 @@ impl BackupDriver {
                 self.prepare(world);
                 vec![]
             }
+            Action::TellCopy { whole } => {
+                self.ask(world, whole);
+                vec![]
+            }
             Action::Deliver(batch) => {
                 self.deliver(world, batch);
                 vec![]
@@ -231,6 +251,10 @@ impl BackupDriver {
             self.ledger = Ledger::new();
             self.totals.clear();
         }
+        self.spoilt = Spoilt::default();
+        self.asked = None;
+        self.unaware = None;
+        self.gaps.clear();
         self.replay = Some(Replay::new(Start::Blank, PAGES as usize));
         self.delayed.clear();
         self.staged.clear();
@@ -275,7 +299,10 @@ impl BackupDriver {
     fn hand_over(&mut self, world: &mut World) {
         let Some(replay) = &mut self.replay else { return };
         for batch in self.delayed.drain(..) {
-            world.checker.backup_holds(self.stream, batch.outputs.count);
+            // What is not healed accounts for nothing more.
+            if !self.backup.is_healing() {
+                world.checker.backup_holds(self.stream, batch.outputs.count);
+            }
             replay.push_batch(batch).expect("the protocol checks the order");
         }
     }
@@ -308,13 +335,13 @@ impl BackupDriver {
                 }
                 Ok(Step::Run) => {
                     if let Err(divergence) = self.run(world) {
-                        actions.extend(self.diverged(now_ms, divergence));
+                        actions.extend(self.diverged(world, now_ms, divergence));
                     }
                     break;
                 }
                 Ok(step) => self.take(world, now_ms, step, &mut actions),
                 Err(divergence) => {
-                    actions.extend(self.diverged(now_ms, divergence));
+                    actions.extend(self.diverged(world, now_ms, divergence));
                     break;
                 }
             }
@@ -331,19 +358,14 @@ impl BackupDriver {
         }
     }
 
-    fn diverged(&mut self, now_ms: u64, divergence: Divergence) -> Vec<Action> {
-        self.replay = None;
-        self.backup.diverged(now_ms, divergence)
-    }
-
     /// The guest runs to its next exit, which is handled with the recorded times.
     fn run(&mut self, world: &mut World) -> Result<(), Divergence> {
         let Some(replay) = &mut self.replay else { return Ok(()) };
         let before = self.machine.devices.total;
+        self.spoilt.runs(self.machine.next_page());
         let exit = self.machine.run();
         let (moment, registers) = (self.machine.moment, self.machine.register_digest());
-        self.spoiled = false;
-        world.checker.replayed(self.stream, moment, registers, self.spoiled_ever);
+        world.checker.replayed(self.stream, moment, registers, self.spoilt.is_any());
         replay.register_digest(moment, registers);
         let mut emitted = vec![];
         self.machine.handle(exit, &mut emitted, || replay.take_time(moment))?;
@@ -383,14 +405,11 @@ impl BackupDriver {
                     self.machine.load_page(*page, content);
                 }
                 self.machine.load_vcpu(moment, &vcpu);
-                let stays = |page| !pages.contains_key(&page);
-                if !self.checkpoints.spoiled_page.is_some_and(stays) {
-                    // What had been spoiled since the last moment is well again.
-                    self.checkpoints.spoiled_page = None;
-                    self.spoiled_ever &= !std::mem::take(&mut self.spoiled);
-                }
+                self.machine.take_dirty();
+                self.spoilt.delta(pages.keys(), machine.is_some());
                 if let Some(machine) = machine {
                     self.machine.load_machine(&machine);
+                    self.healed(world, pages.keys());
                     self.adopt_requests(world);
                     actions.extend(self.backup.ready(now_ms));
                 }
@@ -399,19 +418,22 @@ impl BackupDriver {
                 let (moment, mine) = (self.machine.moment, self.machine.digests());
                 let mine = (mine.0, Some(mine.1));
                 if let Err(divergence) = Replay::check_state(moment, (devices, memory), mine) {
-                    assert!(self.spoiled, "a sound copy differs: {divergence}");
-                    world.checker.tally.found_spoiled += 1;
-                    actions.extend(self.diverged(now_ms, divergence));
+                    assert!(self.spoilt.is_any(), "a sound copy differs: {divergence}");
+                    world.checker.tally.found_spoiled += u64::from(self.checkpoints.used);
+                    actions.extend(self.diverged(world, now_ms, divergence));
                 }
             }
             Step::Devices { .. } => {}
             Step::Released { output } => self.ledger.released(output),
             Step::ChunkEnd { number, outputs } => {
                 let has_state = self.replay.as_ref().is_some_and(Replay::has_state);
-                let whole = has_state && !self.spoiled;
-                let state = whole.then(|| self.machine.state_digest());
+                let state = has_state.then(|| self.machine.state_digest());
                 self.last_chunk = number;
-                world.checker.executed(self.stream, number, outputs, state);
+                let (at, spoiled) = ((self.stream, number), self.spoilt.is_any());
+                if world.checker.executed(at, outputs, state, spoiled) {
+                    self.spoilt = Spoilt::default();
+                }
+                self.verified = (outputs.count, self.machine.devices.total.count);
                 actions.extend(self.backup.executed(now_ms, number, outputs));
             }
             Step::Run | Step::Wait | Step::End(_) => unreachable!("treated by the caller"),
@@ -425,8 +447,10 @@ impl BackupDriver {
         if self.checkpoints.used && first {
             self.checkpoints.first_outputs = Some(self.machine.devices.total.count);
         }
-        if !first {
-            self.ledger = Ledger::new();
+        match self.checkpoints.used {
+            true if !first => self.ledger = Ledger::new(),
+            _ if world.is(Break::RedoMistakes) => {}
+            _ => self.ledger.heal(u64::MAX),
         }
         if self.checkpoints.used && world.is(Break::ForgetRequests) {
             return;
@@ -440,6 +464,10 @@ impl BackupDriver {
     fn account(&self, world: &mut World) {
         let history = self.machine.devices.total;
         let Checkpoints { first_outputs, half, yielded, .. } = self.checkpoints;
+        world.checker.tally.from_healed += u64::from(!self.gaps.is_empty());
+        for gap in self.gaps.iter().filter(|_| !yielded) {
+            world.checker.forgive(gap.from, gap.to);
+        }
         let Some(first_outputs) = first_outputs else { return };
         world.checker.tally.from_checkpoints += 1;
         world.checker.tally.from_halves += u64::from(half);
@@ -459,12 +487,15 @@ impl BackupDriver {
         if let Some(replay) = &mut self.replay {
             replay.take_over();
         }
+        if self.asked.is_some() {
+            world.checker.fail(String::from("a copy takes over that was to be healed"));
+        }
         if world.is(Break::HalfDelta) {
             for (page, content) in &self.staged {
                 self.machine.load_page(*page, content);
             }
         }
-        if !world.is(Break::LiveBeforeEnd) && !self.spoiled {
+        if !world.is(Break::LiveBeforeEnd) && !self.spoilt.is_any() {
             let state = self.machine.state_digest();
             world.checker.taken_over(self.stream, self.last_chunk, state);
         }

@@ -93,6 +93,20 @@ breaks! {
     ForgetRequests,
     /// A machine is handed over while outputs wait that its last checkpoint covers.
     YieldUnsent,
+    /// The primary goes on releasing outputs while the backup's copy is being healed.
+    OpenWhileHealing,
+    /// A backup asks to be healed, and takes over without that.
+    TakeOverUnhealed,
+    /// The delta that heals a copy lacks the pages that the backup has touched.
+    ForgetTouched,
+    /// It lacks the pages that the primary has written since its last delta.
+    HealWithoutDirtied,
+    /// A copy that is to be healed runs on until it is.
+    RunUnhealed,
+    /// What a copy put out by mistake is done again after it was healed.
+    RedoMistakes,
+    /// Any delta with machine state is said to heal.
+    ResetHeals,
 }
 
 impl Break {

@@ -113,6 +113,7 @@ impl PrimaryDriver {
         self.run(world);
         self.apply_inputs(world);
         self.record_confirmed();
+        self.record_digests(world);
         match self.log {
             Log::Copying(_) => self.copy(world, now_ms),
             Log::Checkpoints(_) => self.checkpoint_when_due(world, now_ms),
@@ -269,7 +270,12 @@ impl PrimaryDriver {
         }
     }
 
-    fn finish_delta(&mut self, world: &mut World, now_ms: u64, vcpu: Vec<u8>) -> Vec<Action> {
+    pub(crate) fn finish_delta(
+        &mut self,
+        world: &mut World,
+        now_ms: u64,
+        vcpu: Vec<u8>,
+    ) -> Vec<Action> {
         let before = self.machine.moment;
         let mut machine = None;
         self.log = match std::mem::replace(&mut self.log, Log::None) {
@@ -287,12 +293,33 @@ impl PrimaryDriver {
         }
         self.machine.moment += 1;
         let moment = self.machine.moment;
+        // Now and then the guest resets its machine, say, and all of that is logged.
+        if machine.is_none() && world.rng.per_mille(250) {
+            machine = Some(self.machine.save_machine());
+        }
         if let Some(recorder) = self.log.whole() {
-            recorder.delta(moment, vcpu, machine).expect("states are small");
+            match machine {
+                Some(machine) if world.is(Break::ResetHeals) => {
+                    recorder.heal(moment, vcpu, machine)
+                }
+                machine => recorder.delta(moment, vcpu, machine),
+            }
+            .expect("states are small");
         }
         self.apply_inputs(world);
         self.record_confirmed();
         self.cut(world, now_ms)
+    }
+
+    /// Now and then everything is compared.
+    fn record_digests(&mut self, world: &mut World) {
+        let moment = self.machine.moment;
+        if let Some(recorder) = self.log.whole()
+            && world.rng.per_mille(20)
+        {
+            let (devices, memory) = self.machine.digests();
+            recorder.state_digest(moment, devices, Some(memory));
+        }
     }
 
     fn record_confirmed(&mut self) {
@@ -315,7 +342,7 @@ impl PrimaryDriver {
         self.cut(world, now_ms)
     }
 
-    fn cut(&mut self, world: &mut World, now_ms: u64) -> Vec<Action> {
+    pub(crate) fn cut(&mut self, world: &mut World, now_ms: u64) -> Vec<Action> {
         if matches!(self.log, Log::None) {
             return vec![];
         }

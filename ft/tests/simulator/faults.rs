@@ -15,6 +15,21 @@ pub enum Who {
     Host(usize),
 }
 
+/// What a fault lurks for.
+#[derive(Clone, Copy, Debug)]
+pub enum Until {
+    /// A machine that moves is complete at the other side.
+    Complete,
+    /// It has been yielded.
+    Yielded,
+    /// A copy is to be healed.
+    Asked,
+    /// The primary has been told how it differs.
+    Told,
+    /// So many copies have been healed.
+    Healed(u64),
+}
+
 #[derive(Clone, Debug)]
 pub enum Fault {
     /// The process dies; its kernel closes its sockets.
@@ -51,9 +66,8 @@ pub enum Fault {
     Lag { who: Who, for_us: u64 },
     /// Somebody asks for something.
     Ask { who: Who, command: Command },
-    /// This happens as soon as a machine that moves is complete at the other side, or has been
-    /// yielded, if one is within so many milliseconds.
-    Lurk { left_ms: u64, yielded: bool, then: Box<Fault> },
+    /// This happens as soon as it has come so far, if it does within so many milliseconds.
+    Lurk { left_ms: u64, until: Until, then: Box<Fault> },
     /// As soon as a backup follows by a newer stream than this one (counted from 1), its primary is
     /// cut off from it and dies; and so often.
     Strike { stream: usize, times: u32 },
@@ -122,6 +136,56 @@ pub fn beginnings(rng: &mut Rng) -> Plan {
     let strike = Fault::Strike { stream: 0, times };
     let faults = vec![(0, slow), (0, strike), (storm_us, Fault::Calm)];
     Plan { faults, storm_us }
+}
+
+/// Copies are spoiled, and something happens while they are healed, or right after.
+pub fn healings(rng: &mut Rng) -> Plan {
+    let mut faults =
+        vec![(0, Fault::Slow { delay_max_us: [500, 500, 8_000][rng.range(0, 3) as usize] })];
+    let mut at_us = 0;
+    for count in 0..rng.range(2, 6) {
+        at_us += rng.range(500_000, 900_000);
+        faults.push((at_us, Fault::Spoil(Who::Follower)));
+        let until = match rng.range(0, 8) {
+            0..=2 => Until::Asked,
+            3..=4 => Until::Told,
+            _ => Until::Healed(count),
+        };
+        let then = Box::new(meanwhile(rng));
+        faults.push((at_us, Fault::Lurk { left_ms: 400, until, then }));
+    }
+    let storm_us = at_us + 500_000;
+    faults.push((storm_us, Fault::Calm));
+    Plan { faults, storm_us }
+}
+
+/// What may happen while a copy is healed.
+fn meanwhile(rng: &mut Rng) -> Fault {
+    let who = if rng.per_mille(500) { Who::Live } else { Who::Follower };
+    let for_us = rng.range(20_000, 900_000);
+    let ask = |command| Fault::Ask { who: Who::Live, command };
+    match rng.range(0, 20) {
+        0..=2 => Fault::Reset {
+            back: 0,
+            ends: [[true, false], [false, true], [true, true]][rng.range(0, 3) as usize],
+        },
+        3..=4 => {
+            let (from, to) = match rng.per_mille(500) {
+                true => (Who::Live, Who::Follower),
+                false => (Who::Follower, Who::Live),
+            };
+            Fault::Cut { from, to, both: rng.per_mille(300), for_us }
+        }
+        5..=6 => Fault::Pause { who, for_us },
+        7..=9 => Fault::KillProcess(Who::Live),
+        10..=11 => Fault::KillHost(Who::Live),
+        12 => Fault::KillProcess(Who::Follower),
+        13..=14 => ask(Command::Failover),
+        15 => ask(Command::Disable),
+        16 => ask(Command::Suspend(true)),
+        17 => Fault::Lag { who: Who::Follower, for_us },
+        _ => Fault::Spoil(Who::Follower),
+    }
 }
 
 /// A promise comes while the arbiter still ponders a question, and the next pair breaks before the
@@ -196,8 +260,8 @@ fn struck(rng: &mut Rng, hosts: usize, faults: &mut Vec<(u64, Fault)>) -> u64 {
         // Most of them when it matters most.
         faults.push(match rng.per_mille(700) {
             true => {
-                let (yielded, then) = (rng.per_mille(650), Box::new(blow));
-                (at_us, Fault::Lurk { left_ms: 800, yielded, then })
+                let until = if rng.per_mille(650) { Until::Yielded } else { Until::Complete };
+                (at_us, Fault::Lurk { left_ms: 800, until, then: Box::new(blow) })
             }
             false => (at_us + rng.range(20_000, 400_000), blow),
         });

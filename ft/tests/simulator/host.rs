@@ -19,18 +19,50 @@ const PACKING_AT: usize = 7;
 /// What can lie in an inbox.
 #[derive(Debug)]
 pub enum Inbox {
-    Accept { stream: usize, from: usize },
-    Connected { to: usize, stream: Option<usize> },
-    Bytes { stream: usize, bytes: Vec<u8> },
-    Closed { stream: usize },
-    Datagram { from: Port, port: u64, bytes: Vec<u8> },
-    Refused { port: u64, by: Port },
+    Accept {
+        stream: usize,
+        from: usize,
+    },
+    Connected {
+        to: usize,
+        stream: Option<usize>,
+    },
+    Bytes {
+        stream: usize,
+        bytes: Vec<u8>,
+    },
+    Closed {
+        stream: usize,
+    },
+    Datagram {
+        from: Port,
+        port: u64,
+        bytes: Vec<u8>,
+    },
+    Refused {
+        port: u64,
+        by: Port,
+    },
     Tick,
     Step,
-    Prepared { stream: usize, works: bool },
-    DiskDone { token: u64, data: Vec<u8> },
+    Prepared {
+        stream: usize,
+        works: bool,
+    },
+    /// A part of how the backup's copy may differ is to be told.
+    Tell {
+        stream: usize,
+        last: bool,
+    },
+    DiskDone {
+        token: u64,
+        data: Vec<u8>,
+    },
     Entropy(Vec<u8>),
-    Answer { generation: u64, answer: Answer },
+    Answer {
+        generation: u64,
+        answer: Answer,
+    },
     Command(Command),
 }
 
@@ -216,6 +248,11 @@ impl Process {
                     self.todo.extend(driver.prepared(world, now_ms, stream, works));
                 }
             }
+            Inbox::Tell { stream, last } => {
+                if let Role::Backup(driver) = &mut self.role {
+                    self.todo.extend(driver.tell(now_ms, stream, last));
+                }
+            }
             Inbox::DiskDone { .. } | Inbox::Entropy(_) => {
                 if let Role::Primary(driver) = &mut self.role {
                     self.todo.extend(driver.done(world, now_ms, what));
@@ -364,6 +401,13 @@ impl Process {
 
     fn event(&mut self, world: &mut World, event: Event) {
         let now_ms = self.now_ms(world);
+        if let (Role::Primary(driver), Event::Message(Message::Word(Word::Ack(ack)))) =
+            (&mut self.role, &event)
+            && world.is(Break::OpenWhileHealing)
+            && driver.primary.is_healing()
+        {
+            driver.release(world, ack.received);
+        }
         let actions = match &mut self.role {
             Role::Primary(driver) => driver.primary.step(now_ms, event),
             Role::Backup(driver) => driver.event(world, now_ms, event),
@@ -410,6 +454,10 @@ impl Process {
                     self.call_the_user(world);
                 }
             }
+            Action::Halt(_) if self.is_unhealed() => {
+                world.checker.tally.lost_healing += 1;
+                self.role = Role::Ended;
+            }
             Action::Halt(_) if world.is(Break::StayAfterHalt) => self.stay(world),
             Action::Halt(_) => self.role = Role::Ended,
             Action::GoLive { generation } => self.go_live(world, generation),
@@ -425,6 +473,11 @@ impl Process {
                 self.todo.extend(actions);
             }
         }
+    }
+
+    /// Whether this is a backup whose copy differs.
+    fn is_unhealed(&self) -> bool {
+        matches!(&self.role, Role::Backup(driver) if driver.asked.is_some())
     }
 
     /// Somebody looks where the machine is, when he comes to it.

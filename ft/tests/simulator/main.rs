@@ -11,6 +11,7 @@ mod checker;
 mod checkpoints;
 mod engine;
 mod faults;
+mod healing;
 mod host;
 mod network;
 mod partitions;
@@ -122,6 +123,10 @@ fn every_seed_keeps_the_promise() {
         assert!(total.from_checkpoints > seeds / 4, "checkpoints are not put to use");
         assert!(total.from_halves > seeds / 100, "no checkpoint is left half");
         assert!(total.switches > seeds / 10, "no machine is kept now so and now so");
+        assert!(total.healings > seeds / 10, "hardly a copy is healed");
+        assert!(total.healed_wholly > seeds / 100, "no copy differs again");
+        assert!(total.from_healed > seeds / 50, "copies that were healed are not put to use");
+        assert!(total.lost_healing > seeds / 100, "no pair breaks while a copy is healed");
         assert!(total.lost() < seeds / 40, "too many runs are excused");
         assert!(total.lost_anyway <= seeds / 1000, "a single failure cost too many machines");
     }

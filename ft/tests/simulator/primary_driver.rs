@@ -12,6 +12,7 @@ use ft::{
 
 use crate::breaks::Break;
 use crate::engine::Log;
+use crate::healing::Noted;
 use crate::host::{Command, Inbox};
 use crate::queue::{Due, Write};
 use crate::toy::{Emitted, PAGES, Toy};
@@ -44,6 +45,8 @@ pub struct PrimaryDriver {
     pub(crate) log: Log,
     /// What the standby that is being joined has of the machine's memory.
     pub(crate) kept: KeptPages,
+    /// What its backup has told of a copy that differs.
+    pub(crate) noted: Noted,
     pub(crate) stream: usize,
     pub(crate) gate: Gate<Item>,
     gate_closed: bool,
@@ -90,6 +93,7 @@ impl PrimaryDriver {
             settings,
             log: Log::None,
             kept: KeptPages::default(),
+            noted: Noted::default(),
             stream: 0,
             gate,
             gate_closed: false,
@@ -146,6 +150,7 @@ impl PrimaryDriver {
         }
         self.stream = stream;
         self.kept = KeptPages::default();
+        self.noted = Noted::default();
         self.by_checkpoints = world.chooses_checkpoints(stream);
         self.primary.join(now_ms, self.prologue(0)).ok()
     }
@@ -389,6 +394,11 @@ impl PrimaryDriver {
 
     pub fn act(&mut self, world: &mut World, now_ms: u64, action: Action) -> Vec<Action> {
         match action {
+            Action::NoteKept { first_frame, digests } if self.primary.is_healing() => {
+                self.noted.kept(first_frame, digests);
+            }
+            Action::NoteTouched { frames } => self.noted.touched(frames),
+            Action::Heal => return self.heal(world, now_ms),
             Action::NoteKept { first_frame, digests } => {
                 assert!(self.kept.note(first_frame, digests, PAGES), "no standby lies here");
             }
@@ -401,14 +411,7 @@ impl PrimaryDriver {
                 }
                 self.gate_closed = !world.is(Break::LateGate);
             }
-            Action::Release { through } => {
-                let released = self.gate.release(through, world.now_us);
-                if world.is(Break::ConfirmTooSoon) {
-                    let last = released.last().map_or(0, |item| item.sequence);
-                    self.confirmed = self.confirmed.max(last);
-                }
-                self.leaving.extend(released);
-            }
+            Action::Release { through } => self.release(world, through),
             Action::Hold => {
                 self.held = true;
                 return self.quiet(world, now_ms);
@@ -419,6 +422,15 @@ impl PrimaryDriver {
             other => unreachable!("not for a primary: {other:?}"),
         }
         vec![]
+    }
+
+    pub fn release(&mut self, world: &World, through: u64) {
+        let released = self.gate.release(through, world.now_us);
+        if world.is(Break::ConfirmTooSoon) {
+            let last = released.last().map_or(0, |item| item.sequence);
+            self.confirmed = self.confirmed.max(last);
+        }
+        self.leaving.extend(released);
     }
 
     fn go_solo(&mut self, world: &mut World, generation: u64) {

@@ -106,6 +106,7 @@ impl Run {
             Some(row) => partitions::plan(&mut rng, row),
             // Not drawn, either.
             None if mix(seed).is_multiple_of(40) => faults::beginnings(&mut rng),
+            None if (1..5).contains(&(mix(seed) % 40)) => faults::healings(&mut rng),
             None => plan(&mut rng, hosts),
         };
         let mut world = World::new(rng, hosts);

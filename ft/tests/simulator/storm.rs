@@ -3,7 +3,7 @@
 use ft::{BackupState, PrimaryState};
 
 use crate::breaks::Break;
-use crate::faults::{Fault, Who};
+use crate::faults::{Fault, Until, Who};
 use crate::host::{Command, Inbox, Process, Role};
 use crate::queue::Due;
 use crate::run::Run;
@@ -102,7 +102,7 @@ impl Run {
             }
             Fault::Partition(row) => self.cut_row(row),
             Fault::Judge { row, pair } => self.judge(&row, pair),
-            Fault::Lurk { left_ms, yielded, then } => self.lurk(left_ms, yielded, then),
+            Fault::Lurk { left_ms, until, then } => self.lurk(left_ms, until, then),
             Fault::Strike { stream, times } => self.strike(stream, times),
             Fault::Find { host, process } => self.find_machine(host, process),
             Fault::Calm => self.calm(),
@@ -111,17 +111,24 @@ impl Run {
         }
     }
 
-    fn lurk(&mut self, left_ms: u64, yielded: bool, then: Box<Fault>) {
-        let awaited = if yielded { PrimaryState::Yielding } else { PrimaryState::Protected };
-        let is_there = |process: &Process| match &process.role {
-            Role::Primary(driver) => driver.purpose.is_move() && driver.primary.state() == awaited,
-            Role::Backup(_) | Role::Ended => false,
+    fn lurk(&mut self, left_ms: u64, until: Until, then: Box<Fault>) {
+        let healings = self.world.checker.tally.healings;
+        let is_there = |process: &Process| match (&process.role, until) {
+            (_, Until::Healed(count)) => healings > count,
+            (Role::Primary(driver), Until::Complete) => {
+                driver.purpose.is_move() && driver.primary.state() == PrimaryState::Protected
+            }
+            (Role::Primary(driver), Until::Yielded) => {
+                driver.purpose.is_move() && driver.primary.state() == PrimaryState::Yielding
+            }
+            (Role::Primary(driver), Until::Told) => driver.primary.is_healing(),
+            (Role::Backup(driver), Until::Asked) => driver.asked.is_some(),
+            (_, Until::Complete | Until::Yielded | Until::Told | Until::Asked) => false,
         };
         if self.processes.iter().flatten().any(is_there) {
             self.fault(*then);
         } else if left_ms > 0 {
-            self.world
-                .after(1_000, Due::Fault(Fault::Lurk { left_ms: left_ms - 1, yielded, then }));
+            self.world.after(1_000, Due::Fault(Fault::Lurk { left_ms: left_ms - 1, until, then }));
         }
     }
 

@@ -35,6 +35,14 @@ pub struct Tally {
     pub found_spoiled: u64,
     /// Machines that were kept in the other way than before.
     pub switches: u64,
+    /// Copies that were healed in place.
+    pub healings: u64,
+    /// Those of them of which all memory was compared, as they had differed again.
+    pub healed_wholly: u64,
+    /// Machines that went on from a copy that had been healed.
+    pub from_healed: u64,
+    /// Copies whose pair broke before they were healed.
+    pub lost_healing: u64,
     /// Machines lost to a second failure, by what it was.
     pub excused: BTreeMap<&'static str, u64>,
     /// Those of them in runs that put second failures off.
@@ -61,6 +69,10 @@ impl Tally {
         self.from_halves += other.from_halves;
         self.found_spoiled += other.found_spoiled;
         self.switches += other.switches;
+        self.healings += other.healings;
+        self.healed_wholly += other.healed_wholly;
+        self.from_healed += other.from_healed;
+        self.lost_healing += other.lost_healing;
         self.lost_anyway += other.lost_anyway;
         for (why, count) in &other.excused {
             *self.excused.entry(why).or_default() += count;
@@ -85,6 +97,7 @@ impl fmt::Display for Tally {
             switches,
             ..
         } = self;
+        let Self { healings, healed_wholly, from_healed, lost_healing, .. } = self;
         write!(
             f,
             "{seeds} seeds: {takeovers} takeovers, {wins} wins and {promises} promises for the \
@@ -93,7 +106,9 @@ impl fmt::Display for Tally {
              protections, {} ms from one to the next, up to generation {deepest}; {checkpoints} \
              checkpoints, {from_checkpoints} machines went on from one, {from_halves} with half of \
              the next, {found_spoiled} copies by them were found spoiled, {switches} changes \
-             between them and replay; {} machines lost \
+             between them and replay; {healings} copies were healed, {healed_wholly} of them by all of \
+             memory, {from_healed} machines went on from such a one, {lost_healing} pairs broke \
+             before that; {} machines lost \
              to a second failure ({} though it was put off)",
             exposed_us / 1000 / exposures.max(&1),
             self.lost(),

@@ -105,8 +105,13 @@ impl Toy {
         self.run()
     }
 
+    /// The page that the guest reads and writes next.
+    pub fn next_page(&self) -> u64 {
+        self.registers % PAGES
+    }
+
     fn touch(&mut self, salt: u64) {
-        let page = self.registers % PAGES;
+        let page = self.next_page();
         let word = &mut self.memory[page as usize];
         // Now and then a page is cleared.
         *word = if self.registers >> 40 & 7 == 0 { 0 } else { mix(*word ^ self.registers) };
@@ -245,6 +250,11 @@ impl Toy {
 
     pub fn dirty_count(&self) -> usize {
         self.dirty.len()
+    }
+
+    /// The pages written since the last delta.
+    pub fn dirty(&self) -> BTreeSet<u64> {
+        self.dirty.clone()
     }
 
     pub fn page(&self, page: u64) -> Page {

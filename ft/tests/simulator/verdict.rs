@@ -32,7 +32,8 @@ impl Run {
                     | BackupState::Live => {
                         let generation = driver.backup.generation();
                         let leaves = self.world.checker.may_leave(generation);
-                        (!driver.spoiled_ever && !leaves).then_some(generation)
+                        let sound = !driver.spoilt.is_any() && driver.asked.is_none();
+                        (sound && !leaves).then_some(generation)
                     }
                     BackupState::Waiting
                     | BackupState::Preparing
@@ -76,6 +77,9 @@ impl Run {
                     "its protection was beginning or ending"
                 }
                 PrimaryState::Holding => "the arbiter was deciding for it",
+                PrimaryState::Protected if driver.primary.is_healing() => {
+                    "its backup's copy was being healed"
+                }
                 PrimaryState::Protected | PrimaryState::Yielding | PrimaryState::Halted => {
                     "its backup was lost already"
                 }
