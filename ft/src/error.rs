@@ -289,4 +289,10 @@ pub enum Divergence {
         /// What is wrong.
         why: String,
     },
+    /// The guest waits for an interrupt here, and went on where it was recorded.
+    #[error("the guest is halted at moment {moment}, the recorded one ran on")]
+    Halted {
+        /// The machine's moment.
+        moment: u64,
+    },
 }

@@ -254,8 +254,8 @@ impl Recorder {
         self.delta_with(moment, vcpu, Some(machine), self.outputs)
     }
 
-    /// As [`Recorder::delta`], for a machine that nobody follows from exit to exit: `outputs` are all that it has
-    /// produced, and the log has not heard of those since the last delta.
+    /// As [`Recorder::delta`], for a machine that nobody follows from exit to exit: `outputs` are all
+    /// that it has produced, and the log has not heard of those since the last delta.
     ///
     /// # Errors
     ///

@@ -13,7 +13,7 @@ use hypervisor::monotonic_ns;
 use super::checkpointing::Checkpointing;
 use super::copy_pace::{CopyPace, Next};
 use super::messages::{CopyProgress, RecordPlan, Report};
-use super::recording::Recording;
+use super::recording::{Recording, Whole};
 use super::{Engine, Mode};
 use crate::error::Error;
 use crate::machine::{PAGE_SIZE, content_pages, page_at};
@@ -226,7 +226,7 @@ impl Engine {
                 let recording = Recording::new(&copying.plan, recorder, moment);
                 self.mode = Mode::Recording(Box::new(recording));
                 self.apply_pace();
-                self.record_all(&frames)?;
+                self.record_all(&frames, Whole::Begins)?;
             }
             Some(interval_ns) => {
                 let checkpointing = Checkpointing::new(interval_ns, recorder, moment);

@@ -10,6 +10,7 @@ use ft::KeptPages;
 use hypervisor::{GuestMemory, monotonic_ns};
 
 use super::messages::Report;
+use super::recording::Whole;
 use super::{Engine, Mode};
 use crate::error::Error;
 use crate::machine::{PAGE_SIZE, content_pages, page_at};
@@ -108,7 +109,7 @@ impl Engine {
         }
         frames.extend(self.machine.vm.take_dirty()?);
         let frames: Vec<u64> = frames.into_iter().collect();
-        self.record_all(&frames)?;
+        self.record_all(&frames, Whole::Heals)?;
         if let Mode::Recording(recording) = &self.mode {
             let (chunk, pages) = (recording.recorder.last_chunk(), frames.len() as u64);
             self.reports.send(Report::Healing { chunk, pages });

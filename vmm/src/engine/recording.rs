@@ -20,6 +20,15 @@ const GATHER_BYTES: usize = 64 << 10;
 /// Pages read from guest memory before their log is sent: 1 MiB.
 const PAGES_AT_ONCE: usize = 256;
 
+/// What a delta with all state is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whole {
+    /// Whoever follows needs nothing before it.
+    Begins,
+    /// It makes a copy equal that differs.
+    Heals,
+}
+
 /// What a recording engine keeps.
 pub(super) struct Recording {
     kind: JoinKind,
@@ -179,7 +188,7 @@ impl Engine {
                 let frames = frames();
                 // Whatever was dirty is in the copy that follows.
                 let _ = self.machine.vm.take_dirty()?;
-                self.record_all(&frames)
+                self.record_all(&frames, Whole::Begins)
             }
             Mode::Checkpointing(_) => {
                 let frames = frames();
@@ -190,15 +199,14 @@ impl Engine {
     }
 
     /// Logs these pages and all state besides memory as a moment of its own.
-    pub(super) fn record_all(&mut self, frames: &[u64]) -> Result<(), Error> {
+    pub(super) fn record_all(&mut self, frames: &[u64], whole: Whole) -> Result<(), Error> {
         // Until the delta is out, a follower's devices are still those of before.
         let moment = self.machine.moment();
         if let Mode::Recording(recording) = &mut self.mode {
             recording.state_digest_due = moment.saturating_add(1 + recording.digest_every);
         }
         self.record_pages(frames)?;
-        let machine = Some(self.machine.state().encode()?);
-        self.record_delta(machine)
+        self.record_delta(Some(whole))
     }
 
     /// Ends the interval the guest is in, by a delta unless it has just ended by itself.
@@ -233,13 +241,19 @@ impl Engine {
         Ok(())
     }
 
-    fn record_delta(&mut self, machine: Option<Vec<u8>>) -> Result<(), Error> {
+    fn record_delta(&mut self, whole: Option<Whole>) -> Result<(), Error> {
+        let models = whole.map(|_| self.machine.state().encode()).transpose()?;
         let vcpu = self.machine.save_vcpu()?;
         let vcpu = postcard::to_stdvec(&vcpu).map_err(|error| Error::State(error.to_string()))?;
         self.machine.end_interval_here();
         let moment = self.machine.moment();
         if let Mode::Recording(recording) = &mut self.mode {
-            recording.recorder.delta(moment, vcpu, machine)?;
+            match (whole, models) {
+                (Some(Whole::Heals), Some(models)) => {
+                    recording.recorder.heal(moment, vcpu, models)?;
+                }
+                (_, models) => recording.recorder.delta(moment, vcpu, models)?,
+            }
         }
         self.emit(true)
     }

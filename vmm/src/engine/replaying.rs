@@ -41,14 +41,11 @@ struct Difference {
     divergence: Divergence,
     /// More about it for people, in whole lines.
     details: String,
-    /// It is the machine that differs; the log is in order.
-    curable: bool,
 }
 
 impl From<Divergence> for Difference {
     fn from(divergence: Divergence) -> Self {
-        let curable = !matches!(divergence, Divergence::Log { .. });
-        Self { divergence, details: String::new(), curable }
+        Self { divergence, details: String::new() }
     }
 }
 
@@ -216,9 +213,7 @@ impl Engine {
     fn differs_halted(&mut self) -> Result<(), Error> {
         let moment = self.machine.moment();
         if let Mode::Replaying(replaying) = &mut self.mode {
-            let why = "the guest is halted here, but ran on there".to_owned();
-            let divergence = Divergence::Log { moment, why };
-            replaying.differs(Difference { curable: true, ..divergence.into() });
+            replaying.differs(Divergence::Halted { moment });
         }
         Ok(())
     }
@@ -297,7 +292,7 @@ impl Engine {
                 replayed: xxh3_64(&replayed),
             };
             let details = devices_text(recorded, &state)?;
-            replaying.differs(Difference { divergence, details, curable: true });
+            replaying.differs(Difference { divergence, details });
         }
         Ok(())
     }
@@ -324,7 +319,8 @@ impl Engine {
     fn report_difference(&mut self) -> Result<(), Error> {
         let Mode::Replaying(replaying) = &mut self.mode else { return Ok(()) };
         let Some(difference) = replaying.difference.take() else { return Ok(()) };
-        let touched = if difference.curable && replaying.touched_since.is_some() {
+        let in_order = !matches!(difference.divergence, Divergence::Log { .. });
+        let touched = if in_order && replaying.touched_since.is_some() {
             replaying.replay.heal();
             replaying.touched_since = Some(replaying.deltas);
             Some(self.machine.vm.take_dirty()?)
@@ -343,7 +339,7 @@ impl Engine {
     }
 
     fn report_text(&self, moment: u64, difference: &Difference) -> String {
-        let Difference { divergence, details, .. } = difference;
+        let Difference { divergence, details } = difference;
         let mut text = format!("at moment {moment}: {divergence}\n{details}");
         let instruction = |rip: u64| format!("{rip:#x}: {}", self.machine.instruction_text(rip));
         if let Divergence::RegisterValues { recorded, replayed, .. } = divergence {

@@ -144,6 +144,7 @@ impl Counter {
             | Record::Registers(_)
             | Record::Devices { .. }
             | Record::Models { .. }
+            | Record::Heals
             | Record::StateDigest { .. }
             | Record::Released { .. } => {}
         }

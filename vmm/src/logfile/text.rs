@@ -46,6 +46,7 @@ impl Lines {
             Record::Models { part } => {
                 format!("{name:<13} {} bytes of the devices that follow", part.len())
             }
+            Record::Heals => format!("{name:<13} the copy that follows, with the next delta"),
             Record::Delta { vcpu, machine, outputs } => {
                 format!(
                     "{name:<13} {}{}; outputs so far: {} with digest {:016x}",
@@ -111,6 +112,7 @@ pub fn details(record: &Record) -> Option<String> {
         Record::Input(_)
         | Record::Digest { .. }
         | Record::Models { .. }
+        | Record::Heals
         | Record::StateDigest { .. }
         | Record::Released { .. }
         | Record::End { .. } => None,
