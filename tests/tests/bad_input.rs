@@ -2,6 +2,7 @@
 //! asked for it gets a sentence, and the VM answers over the connection that its client has had all along.
 
 mod common;
+mod liar;
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -10,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use common::{conclude, small_vm, takeover_timeout};
-use ft::{Ack, Chunk, Link, Message, Trail, Word};
+use ft::{Ack, Chunk, Divergence, Message, Trail, Word};
+use liar::{follow_and_talk, talk};
 use tests::client::{JournalLoad, Pace};
 use tests::guest::protocol::Ask;
 use tests::runner::network::CLIENT_ADDRESS;
@@ -56,6 +58,7 @@ fn play(cluster: &Cluster) -> Result<()> {
         &[
             ("vm: backups that are none", backups_that_are_none),
             ("vm: backups that talk nonsense", backups_that_talk_nonsense),
+            ("vm: backups that lie about their copy", backups_that_lie_about_their_copy),
             ("vm: a backup of another build", backup_of_another_build),
             ("vm: backups that do not fit", backups_that_do_not_fit),
             ("vm: a second VM on its disk, its tap, its socket", second_vm_on_the_same_things),
@@ -305,20 +308,34 @@ fn backups_that_talk_nonsense(subject: &mut Subject) -> Result<()> {
     Ok(())
 }
 
-/// Hears a primary's greeting, says these words, and listens until it hangs up.
-fn talk(listener: &TcpListener, words: &[Message]) -> Result<()> {
-    let (mut stream, _) = listener.accept()?;
-    let mut link = Link::backup();
-    let mut bytes = vec![0; 64 << 10];
-    while link.next_message()?.is_none() {
-        let count = stream.read(&mut bytes)?;
-        ensure!(count > 0, "the primary hung up before it had greeted");
-        link.push(&bytes[..count]);
+/// They protect the VM, and then say of their copy what cannot be: they count as lost, and the VM goes on.
+fn backups_that_lie_about_their_copy(subject: &mut Subject) -> Result<()> {
+    let word = |word: Word| Message::Word(word);
+    let differs = || word(Word::Differs(Divergence::TimeAsked { moment: 1 }));
+    let touched = |frame| word(Word::Touched { frames: vec![frame] });
+    let kept = || word(Word::Kept { first_frame: 1 << 40, digests: vec![[1; 8]] });
+    for (words, part) in [
+        (vec![differs(), kept()], "a list of pages that the VM does not have"),
+        (vec![differs(), touched(1 << 40)], "that the VM does not have, or of too many"),
+        (vec![differs(), touched(1), word(Word::Told), word(Word::Told)], "Told while Protected"),
+    ] {
+        let listener =
+            subject.cluster.client_namespace().run(|| TcpListener::bind((CLIENT_ADDRESS, 0)))?;
+        let peer = listener.local_addr()?;
+        let lying = std::thread::spawn(move || follow_and_talk(&listener, &words));
+        let fields = format!("role=primary,peer={peer},arbiter=none,reprotect=off,timeout_ms=3000");
+        let output = subject.pair.primary().ch_remote(&["ft-enable", &fields])?;
+        ensure!(output.ended.success(), "nobody was believed: {}", output.stderr);
+        lying.join().map_err(|_| anyhow::anyhow!("the liar's thread failed"))??;
+        wait_until(part, SOON, Duration::from_millis(100), || {
+            let events = subject.pair.primary().events();
+            let told = events.iter().any(|event| event.properties.to_string().contains(part));
+            Ok(told.then_some(()))
+        })?;
+        wait_until("the VM on its own", SOON, Duration::from_millis(100), || {
+            Ok((subject.pair.ft_info()?.state == "solo").then_some(()))
+        })?;
     }
-    for word in words {
-        stream.write_all(&link.seal(word)?)?;
-    }
-    let _ = std::io::copy(&mut stream, &mut std::io::sink());
     Ok(())
 }
 
