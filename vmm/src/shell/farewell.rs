@@ -145,9 +145,12 @@ impl Shell {
     /// The machine stands still and its log has ended. No output may be under way when the backup
     /// is told to go on: it redoes those that are still here.
     pub(super) fn on_handed_over(&mut self, moment: u64) -> Result<(), Error> {
+        // What was put out before the delta that healed a copy is not known there either.
+        let was_healed = self.statistics.healings > 0;
         if let Some(side) = self.primary_side() {
             side.handing_over = Some(match side.method {
                 FtProtection::Checkpoint => Handover::Emptying { moment },
+                FtProtection::Replay if was_healed => Handover::Emptying { moment },
                 FtProtection::Replay | FtProtection::None => Handover::Ended { moment },
             });
         }

@@ -7,7 +7,7 @@
 use ft::{Event, TOUCHED_AT_ONCE_MAX};
 
 use super::Shell;
-use super::primary_side::now_ms;
+use super::primary_side::{Handover, now_ms};
 use super::protection::Protection;
 use super::remains::Telling;
 use crate::board::layout;
@@ -31,14 +31,21 @@ impl Shell {
 
     /// Has the delta made that heals the backup's copy. A VM that is to be kept otherwise from now on
     /// parts from the backup instead: the next join brings that about.
-    pub(super) fn heal_backup(&mut self) {
-        let Some(side) = self.primary_side() else { return };
+    pub(super) fn heal_backup(&mut self) -> Result<(), Error> {
+        let Some(side) = self.primary_side() else { return Ok(()) };
         let touched = std::mem::take(&mut side.touched);
         let kept = std::mem::take(&mut side.kept);
-        if self.succession.method_changed {
-            return self.part_from_backup();
+        if let Some(Handover::Emptying { moment }) = side.handing_over {
+            // The log has ended. The backup is asked to go on, and says that it cannot.
+            side.handing_over = Some(Handover::Ended { moment });
+            return self.say_when_quiet();
         }
-        self.send(Message::Heal(HealPlan { touched, kept }));
+        if self.succession.method_changed {
+            self.part_from_backup();
+        } else {
+            self.send(Message::Heal(HealPlan { touched, kept }));
+        }
+        Ok(())
     }
 
     /// The delta that heals is in the log.

@@ -342,7 +342,7 @@ impl Shell {
                 }
             }
             Action::NoteTouched { frames } => return self.note_touched(frames),
-            Action::Heal => self.heal_backup(),
+            Action::Heal => return self.heal_backup(),
             Action::StartJoin => self.start_join(),
             Action::CloseGate => side.gate_closed = true,
             Action::Release { through } => {

@@ -68,7 +68,7 @@ pub(super) enum Handover {
     /// The machine was told to stop and to end its log.
     Stopping,
     /// It did, at this moment, and the outputs that it left have yet to leave: a backup that
-    /// executes nothing does not know them.
+    /// executes nothing, or skipped a part, does not know them.
     Emptying { moment: u64 },
     /// It did, at this moment. What has not left by now is the backup's to send.
     Ended { moment: u64 },
