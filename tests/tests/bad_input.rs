@@ -323,7 +323,9 @@ fn backups_that_lie_about_their_copy(subject: &mut Subject) -> Result<()> {
             subject.cluster.client_namespace().run(|| TcpListener::bind((CLIENT_ADDRESS, 0)))?;
         let peer = listener.local_addr()?;
         let lying = std::thread::spawn(move || follow_and_talk(&listener, &words));
-        let fields = format!("role=primary,peer={peer},arbiter=none,reprotect=off,timeout_ms=3000");
+        // A copy that differs again and again would be kept by checkpoints, which nobody asks to be healed.
+        let more = "arbiter=none,reprotect=off,mode=replay,timeout_ms=3000";
+        let fields = format!("role=primary,peer={peer},{more}");
         let output = subject.pair.primary().ch_remote(&["ft-enable", &fields])?;
         ensure!(output.ended.success(), "nobody was believed: {}", output.stderr);
         lying.join().map_err(|_| anyhow::anyhow!("the liar's thread failed"))??;
