@@ -70,9 +70,9 @@ pub enum Action {
     /// Primary: the backup's copy is to be healed. Between two intervals, and whether or not the
     /// machine is stalled, append the delta that does it
     /// ([`Recorder::heal`](crate::Recorder::heal)); its pages are those written since the last delta,
-    /// and of those noted the ones that differ here or are not known not to. Then, before anything
-    /// else of the backup is heard, call `Primary::healing`. Until the backup has it no output leaves. Where that cannot be done,
-    /// `Primary::disable` ends the protection.
+    /// and of those noted the ones that differ here or are not known not to. With it, before anything
+    /// else of the backup is heard, call `Primary::healing`. Until the backup has it no output
+    /// leaves. Where that cannot be done, `Primary::disable` ends the protection.
     Heal,
     /// Primary: the backup is ready for the machine. Start a recorder and append the machine's pages,
     /// in as many chunks as it takes, while the machine runs on and nothing else of it is recorded;

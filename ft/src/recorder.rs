@@ -346,10 +346,10 @@ impl Recorder {
         self.outputs
     }
 
-    /// The number of the chunk that was closed last; 0 before the first.
+    /// The number of the chunk that is being filled.
     #[must_use]
-    pub fn last_chunk(&self) -> u64 {
-        self.number - 1
+    pub fn open_chunk(&self) -> u64 {
+        self.number
     }
 
     /// Closes the chunk being filled: the handler of exit `moment` has finished. Returns all chunks

@@ -22,7 +22,7 @@ pub(super) enum Healing {
 }
 
 impl Primary {
-    /// The delta of [`Action::Heal`] is appended: it ends with this chunk.
+    /// The delta of [`Action::Heal`] is appended, just now or next: it ends with this chunk.
     pub fn healing(&mut self, now_ms: u64, chunk: u64) -> Vec<Action> {
         let out = self.attend(now_ms);
         if self.healing == Healing::Made {

@@ -229,7 +229,7 @@ impl PrimaryDriver {
         recorder.heal(before + 1, vcpu, models).expect("states are small");
         self.machine.moment += 1;
         actions.extend(self.cut(world, now_ms));
-        let chunk = self.log.whole().map_or(0, |recorder| recorder.last_chunk());
+        let chunk = self.log.whole().map_or(0, |recorder| recorder.open_chunk() - 1);
         actions.extend(self.primary.healing(now_ms, chunk));
         actions
     }

@@ -109,11 +109,6 @@ impl Engine {
         }
         frames.extend(self.machine.vm.take_dirty()?);
         let frames: Vec<u64> = frames.into_iter().collect();
-        self.record_all(&frames, Whole::Heals)?;
-        if let Mode::Recording(recording) = &self.mode {
-            let (chunk, pages) = (recording.recorder.last_chunk(), frames.len() as u64);
-            self.reports.send(Report::Healing { chunk, pages });
-        }
-        Ok(())
+        self.record_all(&frames, Whole::Heals { pages: frames.len() as u64 })
     }
 }

@@ -158,7 +158,7 @@ pub enum Report {
         /// Pages that came with it.
         pages: u64,
     },
-    /// The delta that heals a copy was taken.
+    /// The delta that heals a copy was taken, and is emitted next.
     Healing {
         /// The chunk that ends with it.
         chunk: u64,

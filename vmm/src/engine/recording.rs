@@ -25,8 +25,8 @@ const PAGES_AT_ONCE: usize = 256;
 pub(super) enum Whole {
     /// Whoever follows needs nothing before it.
     Begins,
-    /// It makes a copy equal that differs.
-    Heals,
+    /// It makes a copy equal that differs, by so many pages.
+    Heals { pages: u64 },
 }
 
 /// What a recording engine keeps.
@@ -249,8 +249,11 @@ impl Engine {
         let moment = self.machine.moment();
         if let Mode::Recording(recording) = &mut self.mode {
             match (whole, models) {
-                (Some(Whole::Heals), Some(models)) => {
+                (Some(Whole::Heals { pages }), Some(models)) => {
                     recording.recorder.heal(moment, vcpu, models)?;
+                    // Before the chunk itself: nobody has heard of it then.
+                    let chunk = recording.recorder.open_chunk();
+                    self.reports.send(Report::Healing { chunk, pages });
                 }
                 (_, models) => recording.recorder.delta(moment, vcpu, models)?,
             }
