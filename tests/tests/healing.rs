@@ -46,6 +46,14 @@ fn play(cluster: &Cluster) -> Result<()> {
     must_heal(&mut pair, &load)?;
     flip_a_text(&mut pair, cluster, &load)
         .context("a byte that is never written is to be flipped")?;
+    // What the VM put out before it was healed the other side does not know: it leaves before the VM does.
+    pair.primary().ask(&["ft-failover"])?;
+    pair.wait_for_takeover(takeover_timeout())?;
+    pair.take_former_for_backup()?;
+    pair.wait_until_protected()?;
+    must_answer(&load)?;
+    read_time(&mut pair).context("the processor's time is to be read on the other host")?;
+    wait_for(&mut pair, HEALED, |info| info.healings > 0 && info.state == "protected")?;
     pair.kill_primary()?;
     pair.wait_for_takeover(takeover_timeout())?;
     must_answer(&load)?;
@@ -57,7 +65,7 @@ fn start(cluster: &Cluster) -> Result<Pair<'_>> {
     let options = PairOptions {
         ack: Acknowledgement::Verified,
         // Copies that differ three times are kept by checkpoints otherwise, which is another test's.
-        fields: vec!["mode=replay".to_owned()],
+        fields: ["mode=replay", "listen=0.0.0.0:7000"].map(str::to_owned).to_vec(),
         ..common::reprotecting_options()?
     };
     common::joined(cluster, options)
