@@ -93,12 +93,13 @@ impl Shell {
         // What has been put out since the last comparison was perhaps not the machine's.
         side.ledger.heal(side.backup.progress().outputs.count);
         let touched = std::mem::take(&mut side.touched);
+        let whole = whole || touched.len() > HEALING_PAGES_MAX;
         log::info!(
             "{} pages were written here of late; {} told of",
             touched.len(),
             if whole { "all memory is" } else { "they are" }
         );
-        if whole || touched.len() > HEALING_PAGES_MAX {
+        if whole {
             side.telling = memory.map(Telling::new);
             return self.tell_remains();
         }
